@@ -4,6 +4,19 @@ go 1.26.8
 
 replace bookworm => ../
 
+// The Temporal server 1.32 is written against the logs API of OpenTelemetry
+// v0.20, which 1.47 made stable in another shape and ties to the rest of that
+// release. Until the server follows, the embedded stack runs on 1.46, the last
+// release that works with both.
+replace (
+	go.opentelemetry.io/otel => go.opentelemetry.io/otel v1.46.0
+	go.opentelemetry.io/otel/log => go.opentelemetry.io/otel/log v0.20.0
+	go.opentelemetry.io/otel/metric => go.opentelemetry.io/otel/metric v1.46.0
+	go.opentelemetry.io/otel/sdk => go.opentelemetry.io/otel/sdk v1.46.0
+	go.opentelemetry.io/otel/sdk/metric => go.opentelemetry.io/otel/sdk/metric v1.46.0
+	go.opentelemetry.io/otel/trace => go.opentelemetry.io/otel/trace v1.46.0
+)
+
 require bookworm v0.0.0-00010101000000-000000000000
 
 require (
