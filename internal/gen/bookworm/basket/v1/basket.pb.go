@@ -684,7 +684,9 @@ type GetBasketSnapshotResponse struct {
 	// The items, in the order in which they were added.
 	Items []*SnapshotItem `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
 	// The version that ClearOrderedBasket takes.
-	Version       int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The version as shoppers see it, see Basket.etag.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +733,13 @@ func (x *GetBasketSnapshotResponse) GetVersion() int64 {
 		return x.Version
 	}
 	return 0
+}
+
+func (x *GetBasketSnapshotResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
 }
 
 // ClearOrderedBasketRequest names a shopper and the version that became an order.
@@ -876,10 +885,11 @@ const file_bookworm_basket_v1_basket_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\asubject\"C\n" +
 	"\fSnapshotItem\x12\x17\n" +
 	"\abook_id\x18\x01 \x01(\tR\x06bookId\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x05R\bquantity\"m\n" +
+	"\bquantity\x18\x02 \x01(\x05R\bquantity\"\x81\x01\n" +
 	"\x19GetBasketSnapshotResponse\x126\n" +
 	"\x05items\x18\x01 \x03(\v2 .bookworm.basket.v1.SnapshotItemR\x05items\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x03R\aversion\"d\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"d\n" +
 	"\x19ClearOrderedBasketRequest\x12$\n" +
 	"\asubject\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\asubject\x12!\n" +
