@@ -1,0 +1,444 @@
+// Package app wires the shop's processes. Each function runs one process until
+// its context ends; the command calls one of them, and the embedded stack calls
+// all of them in one process.
+package app
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"golang.org/x/sync/errgroup"
+
+	financeactivities "bookworm/activities/finance"
+	notificationactivities "bookworm/activities/notification"
+	orderingactivities "bookworm/activities/ordering"
+	basketapi "bookworm/api/basket"
+	catalogapi "bookworm/api/catalog"
+	financeapi "bookworm/api/finance"
+	"bookworm/api/gateway"
+	notificationapi "bookworm/api/notification"
+	orderingapi "bookworm/api/ordering"
+	"bookworm/internal/basket"
+	"bookworm/internal/catalog"
+	"bookworm/internal/catalog/seed"
+	"bookworm/internal/finance"
+	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
+	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
+	"bookworm/internal/mail"
+	"bookworm/internal/notification"
+	"bookworm/internal/ordering"
+	"bookworm/internal/personal"
+	"bookworm/internal/postgres"
+	"bookworm/internal/process"
+	"bookworm/internal/redis"
+	"bookworm/internal/rpc"
+	"bookworm/internal/telemetry"
+	"bookworm/internal/temporal"
+	"bookworm/workers"
+)
+
+// sweepInterval is how often holds of orders whose process died are released.
+const sweepInterval = 15 * time.Second
+
+const usage = `usage:
+  bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification
+  bookworm worker <context>...  run the workflows and activities of contexts: ordering finance notification
+  bookworm gateway              the one public door
+  bookworm migrate [-seed]      prepare the database and the Temporal namespace; -seed loads the catalogue
+`
+
+// Main runs the command until ctx ends or the work is done. Errors: flag.ErrHelp
+// after printing how to call it.
+func Main(ctx context.Context, args, environ []string, stderr io.Writer) error {
+	if len(args) == 0 {
+		return help(stderr)
+	}
+	config, err := LoadConfig(environ)
+	if err != nil {
+		return fmt.Errorf("configuration:\n%w", err)
+	}
+	tel, err := telemetry.Setup(ctx, telemetry.Config{
+		Service: "bookworm-" + strings.Join(args, "-"), Version: version(), OTLPEndpoint: config.OTLPEndpoint,
+		LogLevel: config.LogLevel, LogFormat: config.LogFormat, LogWriter: stderr,
+	})
+	if err != nil {
+		return fmt.Errorf("telemetry: %w", err)
+	}
+	// What is still queued is sent also after the signal that ended ctx.
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := tel.Shutdown(last); err != nil {
+			tel.Logger.Warn("telemetry was not flushed", "error", err)
+		}
+	}()
+	if args[0] == "migrate" {
+		flags := flag.NewFlagSet("migrate", flag.ContinueOnError)
+		flags.SetOutput(stderr)
+		withSeed := flags.Bool("seed", false, "load the seed catalogue")
+		if err := flags.Parse(args[1:]); err != nil {
+			return flag.ErrHelp
+		}
+		return Migrate(ctx, config, tel, *withSeed)
+	}
+	run := map[string]func(context.Context, Config, *telemetry.Telemetry, []string, net.Listener) error{
+		"api": API, "worker": Worker, "gateway": Gateway,
+	}[args[0]]
+	if run == nil {
+		return help(stderr)
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	metrics, err := new(net.ListenConfig).Listen(ctx, "tcp", config.MetricsListen)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for metrics: %w", err), listener.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return run(ctx, config, tel, args[1:], listener) })
+	group.Go(func() error { return Metrics(ctx, tel, metrics) })
+	return group.Wait()
+}
+
+func help(w io.Writer) error {
+	if _, err := io.WriteString(w, usage); err != nil {
+		return fmt.Errorf("print usage: %w", err)
+	}
+	return flag.ErrHelp
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "dev"
+}
+
+// Metrics serves /metrics of this process to its operators.
+func Metrics(ctx context.Context, tel *telemetry.Telemetry, listener net.Listener) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", tel.Metrics)
+	return rpc.Serve(ctx, listener, mux, nil)
+}
+
+// Migrate brings every context's schema and the Temporal namespace's search
+// attributes up to date, and loads the seed catalogue when asked. It is
+// idempotent and safe to run from several places at once.
+func Migrate(ctx context.Context, c Config, tel *telemetry.Telemetry, withSeed bool) error {
+	if err := c.require("DATABASE_URL", "TEMPORAL_ADDRESS"); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	p := open(ctx, c, tel)
+	defer p.close()
+	err := postgres.Migrate(ctx, string(c.DatabaseURL), catalog.Schema, ordering.Schema, finance.Schema, notification.Schema)
+	if err != nil {
+		return fmt.Errorf("migrate the database: %w", err)
+	}
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	err = temporal.RegisterSearchAttributes(ctx, temporalClient, c.TemporalNamespace, process.SearchAttributes)
+	if err != nil || !withSeed {
+		return err
+	}
+	books, err := seed.Books()
+	if err != nil {
+		return fmt.Errorf("read the seed catalogue: %w", err)
+	}
+	db, err := p.postgres(catalog.Schema)
+	if err != nil {
+		return err
+	}
+	added, err := catalog.NewStore(db).Seed(ctx, books)
+	if err != nil {
+		return fmt.Errorf("load the seed catalogue: %w", err)
+	}
+	tel.Logger.InfoContext(ctx, "seed catalogue loaded", "books", len(books), "added", added)
+	return nil
+}
+
+// API serves the APIs of the named contexts on the listener.
+func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []string, listener net.Listener) error {
+	serve := map[string]struct {
+		needs    []string
+		register func(*parts, *connect.Server, *http.ServeMux) error
+	}{
+		"catalog":      {[]string{"DATABASE_URL"}, registerCatalog},
+		"basket":       {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
+		"ordering":     {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY"}, registerOrdering},
+		"finance":      {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET"}, registerFinance},
+		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
+	}
+	needs := []string{"ISSUER_URL"}
+	for _, name := range contexts {
+		needs = append(needs, serve[name].needs...)
+	}
+	if err := errors.Join(known("api", contexts, maps.Keys(serve)), c.require(needs...)); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	p := open(ctx, c, tel)
+	defer p.close()
+	verifier, err := p.verifier()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	server, err := rpc.NewServer(rpc.ServerOptions{
+		Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("make the server: %w", err), listener.Close())
+	}
+	mux := http.NewServeMux()
+	for _, name := range contexts {
+		if err := serve[name].register(p, server, mux); err != nil {
+			return errors.Join(fmt.Errorf("serve %s: %w", name, err), listener.Close())
+		}
+	}
+	mux.Handle("/", rpc.Handler(server))
+	return p.serve(mux, listener)
+}
+
+func registerCatalog(p *parts, server *connect.Server, _ *http.ServeMux) error {
+	db, err := p.postgres(catalog.Schema)
+	if err != nil {
+		return err
+	}
+	store := catalog.NewStore(db)
+	catalogapi.Register(server, store)
+	p.background(func(ctx context.Context) error {
+		store.SweepExpired(ctx, sweepInterval, p.tel.Logger)
+		return nil
+	})
+	return nil
+}
+
+func registerBasket(p *parts, server *connect.Server, _ *http.ServeMux) error {
+	db, err := redis.Open(p.ctx, string(p.config.RedisURL))
+	if err != nil {
+		return fmt.Errorf("open redis: %w", err)
+	}
+	p.onClose(db.Close)
+	p.checks["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
+	// Books are public, so no token goes along.
+	basketapi.Register(server, basket.NewStore(db), catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
+	return nil
+}
+
+func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error {
+	db, err := p.postgres(ordering.Schema)
+	if err != nil {
+		return err
+	}
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	if err != nil {
+		return err
+	}
+	orderingapi.Register(server, orderingapi.Deps{
+		Orders: ordering.NewStore(db), Temporal: temporalClient, Sealer: sealer,
+		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
+		Books:   catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)),
+	})
+	return nil
+}
+
+func registerFinance(p *parts, server *connect.Server, mux *http.ServeMux) error {
+	db, err := p.postgres(finance.Schema)
+	if err != nil {
+		return err
+	}
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	store := finance.NewStore(db)
+	financeapi.Register(server, store)
+	mux.Handle("POST "+financeapi.WebhookPath, &financeapi.Webhook{
+		Store: store, Temporal: temporalClient, Secret: p.config.StripeWebhookSecret, Logger: p.tel.Logger,
+	})
+	return nil
+}
+
+func registerNotification(p *parts, server *connect.Server, _ *http.ServeMux) error {
+	store, err := p.notifications()
+	if err != nil {
+		return err
+	}
+	notificationapi.Register(server, store)
+	return nil
+}
+
+// Worker runs the workflows and activities of the named contexts. The listener
+// serves its health.
+func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []string, listener net.Listener) error {
+	run := map[string]struct {
+		needs []string
+		make  func(*parts, client.Client) (worker.Worker, error)
+	}{
+		"ordering":     {[]string{"DATABASE_URL", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET"}, orderingWorker},
+		"finance":      {[]string{"DATABASE_URL", "STRIPE_SECRET_KEY", "PERSONAL_DATA_KEY"}, financeWorker},
+		"notification": {[]string{"DATABASE_URL", "SMTP_URL", "PERSONAL_DATA_KEY"}, notificationWorker},
+	}
+	needs := []string{"TEMPORAL_ADDRESS"}
+	for _, name := range contexts {
+		needs = append(needs, run[name].needs...)
+	}
+	if err := errors.Join(known("worker", contexts, maps.Keys(run)), c.require(needs...)); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	p := open(ctx, c, tel)
+	defer p.close()
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	for _, name := range contexts {
+		w, err := run[name].make(p, temporalClient)
+		if err == nil {
+			err = w.Start()
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("run worker %s: %w", name, err), listener.Close())
+		}
+		// Stops polling and waits for what is under way, see workers.options.
+		p.onClose(func() error { w.Stop(); return nil })
+	}
+	return p.serve(http.NewServeMux(), listener)
+}
+
+func orderingWorker(p *parts, c client.Client) (worker.Worker, error) {
+	db, err := p.postgres(ordering.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return workers.Ordering(c, &orderingactivities.Activities{
+		Orders:  ordering.NewStore(db),
+		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
+		Stock:   catalogv1connect.NewStockServiceClient(p.client(p.config.CatalogURL, p.tokens())),
+	}), nil
+}
+
+func financeWorker(p *parts, c client.Client) (worker.Worker, error) {
+	db, err := p.postgres(finance.Schema)
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	if err != nil {
+		return nil, err
+	}
+	return workers.Finance(c, &financeactivities.Activities{
+		Payments: finance.NewStore(db), Sealer: sealer,
+		Provider: finance.NewProvider(finance.ProviderConfig{
+			SecretKey: p.config.StripeSecretKey, BaseURL: p.config.StripeURL, ReturnURL: p.config.PaymentReturnURL,
+			HTTPClient: p.outbound(20 * time.Second), // below the activity's own 30 s
+		}),
+	}), nil
+}
+
+func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
+	store, err := p.notifications()
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	if err != nil {
+		return nil, err
+	}
+	sender, err := mail.New(mail.Config{URL: string(p.config.SMTPURL), From: p.config.MailFrom})
+	if err != nil {
+		return nil, fmt.Errorf("make the mail sender: %w", err)
+	}
+	return workers.Notification(c, &notificationactivities.Activities{Store: store, Sealer: sealer, Mail: sender}), nil
+}
+
+// Gateway is the one public door.
+func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
+	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL")
+	if len(args) > 0 {
+		err = errors.Join(err, fmt.Errorf("gateway takes no argument, not %q", args))
+	}
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	p := open(ctx, c, tel)
+	defer p.close()
+	verifier, err := p.verifier()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	backends := map[string]string{
+		"catalog": c.CatalogURL, "basket": c.BasketURL, "ordering": c.OrderingURL, "finance": c.FinanceURL, "notification": c.NotificationURL,
+	}
+	door, err := gateway.New(ctx, gateway.Options{
+		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
+		CORSOrigins: c.CORSOrigins,
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("make the gateway: %w", err), listener.Close())
+	}
+	probe := p.outbound(time.Second)
+	for name, url := range backends {
+		p.checks[name] = func(ctx context.Context) error { return live(ctx, probe, url) }
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", door)
+	return p.serve(mux, listener)
+}
+
+// live asks whether a backend answers at all. Whether it is ready is for the
+// orchestrator to act on: a door that closes because one context is away would
+// take all others with it.
+func live(ctx context.Context, c *http.Client, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/health/live", http.NoBody)
+	if err != nil {
+		return fmt.Errorf("ask backend: %w", err)
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask backend: %w", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("backend answered %s", res.Status)
+	}
+	return errors.Join(err, res.Body.Close())
+}
+
+func known(role string, names []string, all func(func(string) bool)) error {
+	valid := slices.Sorted(all)
+	if len(names) == 0 {
+		return fmt.Errorf("%s needs the name of a context: %s", role, strings.Join(valid, ", "))
+	}
+	var problems []error
+	for i, name := range names {
+		switch {
+		case !slices.Contains(valid, name):
+			problems = append(problems, fmt.Errorf("%s does not know the context %q, only %s", role, name, strings.Join(valid, ", ")))
+		case slices.Contains(names[:i], name):
+			problems = append(problems, fmt.Errorf("the context %s is named twice", name))
+		}
+	}
+	return errors.Join(problems...)
+}

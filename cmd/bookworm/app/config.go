@@ -1,0 +1,168 @@
+package app
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+
+	"bookworm/internal/personal"
+)
+
+// Config is everything that can be set, by environment variables. A process needs
+// only the settings of the parts it runs. A secret may also be given as the path
+// of a file that holds it, in the variable's name with _FILE at its end.
+type Config struct {
+	// Listen is where the process answers, host:port.
+	Listen string `env:"LISTEN" envDefault:":8080"`
+	// MetricsListen is where /metrics and the health endpoints answer for the
+	// operators; not for the public.
+	MetricsListen string `env:"METRICS_LISTEN" envDefault:":9464"`
+
+	// DatabaseURL is PostgreSQL. The login must be a member of the role of each
+	// context that the process serves (bookworm_<context>); for migrate it must be
+	// allowed to create roles and schemas.
+	DatabaseURL personal.Text `env:"DATABASE_URL"`
+	// RedisURL is redis://host:port, where baskets live.
+	RedisURL personal.Text `env:"REDIS_URL"`
+
+	// TemporalAddress is host:port of the Temporal frontend.
+	TemporalAddress string `env:"TEMPORAL_ADDRESS"`
+	// TemporalNamespace holds the shop's workflows.
+	TemporalNamespace string `env:"TEMPORAL_NAMESPACE" envDefault:"bookworm"`
+	// TemporalTLS turns TLS on, as Temporal Cloud needs it.
+	TemporalTLS bool `env:"TEMPORAL_TLS"`
+	// TemporalAPIKey is for Temporal Cloud.
+	TemporalAPIKey personal.Text `env:"TEMPORAL_API_KEY"`
+
+	// IssuerURL is the identity provider's public address, which its tokens name.
+	IssuerURL string `env:"ISSUER_URL"`
+	// JWKSURL is where the provider's keys are fetched, when that differs from what
+	// discovery at IssuerURL says (inside a cluster, for example).
+	JWKSURL string `env:"JWKS_URL"`
+	// Audience must be in every token.
+	Audience string `env:"AUDIENCE" envDefault:"bookworm-api"`
+	// TokenURL gives this service its own tokens, by client credentials.
+	TokenURL string `env:"TOKEN_URL"`
+	// ClientID and ClientSecret are the service's own credential.
+	ClientID     string        `env:"CLIENT_ID" envDefault:"bookworm-service"`
+	ClientSecret personal.Text `env:"CLIENT_SECRET"`
+
+	// Where the contexts' APIs answer, http://host:port.
+	CatalogURL      string `env:"CATALOG_URL"`
+	BasketURL       string `env:"BASKET_URL"`
+	OrderingURL     string `env:"ORDERING_URL"`
+	FinanceURL      string `env:"FINANCE_URL"`
+	NotificationURL string `env:"NOTIFICATION_URL"`
+
+	// StripeSecretKey and StripeWebhookSecret are the payment provider's.
+	StripeSecretKey     personal.Text `env:"STRIPE_SECRET_KEY"`
+	StripeWebhookSecret personal.Text `env:"STRIPE_WEBHOOK_SECRET"`
+	// StripeURL replaces Stripe's own address, for tests.
+	StripeURL string `env:"STRIPE_URL"`
+	// PaymentReturnURL is where shoppers land after confirming a payment with their
+	// bank.
+	PaymentReturnURL string `env:"PAYMENT_RETURN_URL"`
+
+	// SMTPURL is smtp://[user:password@]host:port, or smtps://.
+	SMTPURL personal.Text `env:"SMTP_URL"`
+	// MailFrom is the sender of the shop's e-mails.
+	MailFrom string `env:"MAIL_FROM" envDefault:"BookWorm <orders@bookworm.example>"`
+
+	// PersonalDataKey encrypts personal data in workflow histories and orders: 32
+	// bytes in base64.
+	PersonalDataKey personal.Text `env:"PERSONAL_DATA_KEY"`
+
+	// CORSOrigins are the web pages that may call the gateway from a browser.
+	CORSOrigins []string `env:"CORS_ORIGINS"`
+
+	// OTLPEndpoint takes traces, for example http://collector:4318 or
+	// grpc://collector:4317. Empty: nothing is exported.
+	OTLPEndpoint string `env:"OTLP_ENDPOINT"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel slog.Level `env:"LOG_LEVEL" envDefault:"info"`
+	// LogFormat is json or text.
+	LogFormat string `env:"LOG_FORMAT" envDefault:"json"`
+}
+
+// prefix begins the name of every variable.
+const prefix = "BOOKWORM_"
+
+// LoadConfig reads the configuration from variables in the form "NAME=value". All
+// mistakes are reported at once.
+func LoadConfig(environ []string) (Config, error) {
+	vars := env.ToMap(environ)
+	var problems []error
+	for name, path := range vars {
+		target, isFile := strings.CutSuffix(name, "_FILE")
+		if !isFile || !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		if _, both := vars[target]; both {
+			problems = append(problems, fmt.Errorf("%s and %s are both set", target, name))
+			continue
+		}
+		content, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		vars[target] = strings.TrimRight(string(content), "\r\n")
+	}
+	c, err := env.ParseAsWithOptions[Config](env.Options{Environment: vars, Prefix: prefix})
+	if aggregate, ok := errors.AsType[env.AggregateError](err); ok {
+		problems = append(problems, aggregate.Errors...)
+	} else if err != nil {
+		problems = append(problems, err)
+	}
+	for name, text := range map[string]string{
+		"ISSUER_URL": c.IssuerURL, "JWKS_URL": c.JWKSURL, "TOKEN_URL": c.TokenURL, "CATALOG_URL": c.CatalogURL, "BASKET_URL": c.BasketURL,
+		"ORDERING_URL": c.OrderingURL, "FINANCE_URL": c.FinanceURL, "NOTIFICATION_URL": c.NotificationURL, "STRIPE_URL": c.StripeURL,
+		"PAYMENT_RETURN_URL": c.PaymentReturnURL,
+	} {
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+			problems = append(problems, fmt.Errorf("%s%s is not an http or https address", prefix, name))
+		}
+	}
+	if key, err := base64.StdEncoding.DecodeString(string(c.PersonalDataKey)); err != nil || (len(key) != personal.KeySize && len(key) != 0) {
+		problems = append(problems, fmt.Errorf("%sPERSONAL_DATA_KEY is not %d bytes in base64", prefix, personal.KeySize))
+	}
+	if !slices.Contains([]string{"json", "text"}, c.LogFormat) {
+		problems = append(problems, fmt.Errorf("%sLOG_FORMAT is %q, not json or text", prefix, c.LogFormat))
+	}
+	if err := joinSorted(problems); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// require reports every named setting that is empty.
+func (c Config) require(names ...string) error {
+	set := map[string]bool{
+		"DATABASE_URL": c.DatabaseURL != "", "REDIS_URL": c.RedisURL != "", "TEMPORAL_ADDRESS": c.TemporalAddress != "",
+		"ISSUER_URL": c.IssuerURL != "", "TOKEN_URL": c.TokenURL != "", "CLIENT_SECRET": c.ClientSecret != "",
+		"CATALOG_URL": c.CatalogURL != "", "BASKET_URL": c.BasketURL != "", "ORDERING_URL": c.OrderingURL != "",
+		"FINANCE_URL": c.FinanceURL != "", "NOTIFICATION_URL": c.NotificationURL != "",
+		"STRIPE_SECRET_KEY": c.StripeSecretKey != "", "STRIPE_WEBHOOK_SECRET": c.StripeWebhookSecret != "",
+		"SMTP_URL": c.SMTPURL != "", "PERSONAL_DATA_KEY": c.PersonalDataKey != "",
+	}
+	var problems []error
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if !set[name] {
+			problems = append(problems, fmt.Errorf("%s%s is not set", prefix, name))
+		}
+	}
+	return joinSorted(problems)
+}
+
+func joinSorted(problems []error) error {
+	slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(problems...)
+}

@@ -1,0 +1,167 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/trace"
+	"go.temporal.io/sdk/client"
+	"golang.org/x/oauth2"
+	"golang.org/x/sync/errgroup"
+
+	"bookworm/internal/health"
+	"bookworm/internal/identity"
+	"bookworm/internal/notification"
+	"bookworm/internal/postgres"
+	"bookworm/internal/rpc"
+	"bookworm/internal/telemetry"
+	"bookworm/internal/temporal"
+)
+
+// parts are the things a process is made of: connections that are opened when
+// first asked for, once, and closed together in reverse order.
+type parts struct {
+	ctx    context.Context //nolint:containedctx // the life of the process, see open
+	config Config
+	tel    *telemetry.Telemetry
+	checks map[string]health.Check
+
+	loops        *errgroup.Group
+	stopLoops    context.CancelFunc
+	loopsCtx     context.Context //nolint:containedctx // the life of the background loops
+	closers      []func() error
+	pools        map[string]*pgxpool.Pool
+	temporalOnce func() (client.Client, error)
+	tokensOnce   func() oauth2.TokenSource
+}
+
+// open returns the parts of a process that lives until ctx ends. The caller
+// closes them.
+func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
+	p := &parts{ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), pools: make(map[string]*pgxpool.Pool)}
+	// The loops outlive ctx by the time it takes to drain, like the connections.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	p.stopLoops = stop
+	p.loops, p.loopsCtx = errgroup.WithContext(background)
+	p.temporalOnce = sync.OnceValues(p.dialTemporal)
+	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
+		return identity.ServiceTokens(context.WithoutCancel(ctx), identity.ServiceConfig{
+			TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
+		})
+	})
+	return p
+}
+
+// onClose registers what ends a part.
+func (p *parts) onClose(end func() error) { p.closers = append(p.closers, end) }
+
+// background runs a loop that ends with its context.
+func (p *parts) background(loop func(context.Context) error) {
+	p.loops.Go(func() error { return loop(p.loopsCtx) })
+}
+
+// close ends the loops and then every part, the last one first.
+func (p *parts) close() {
+	p.stopLoops()
+	errs := []error{p.loops.Wait()}
+	for _, end := range slices.Backward(p.closers) {
+		errs = append(errs, end())
+	}
+	if err := errors.Join(errs...); err != nil && !errors.Is(err, context.Canceled) {
+		p.tel.Logger.Warn("not everything was closed cleanly", "error", err)
+	}
+}
+
+// postgres returns the pool of a context's schema.
+func (p *parts) postgres(s postgres.Schema) (*pgxpool.Pool, error) {
+	if pool := p.pools[s.Name]; pool != nil {
+		return pool, nil
+	}
+	pool, err := postgres.Open(p.ctx, string(p.config.DatabaseURL), s.Name)
+	if err != nil {
+		return nil, fmt.Errorf("open the %s database: %w", s.Name, err)
+	}
+	p.pools[s.Name] = pool
+	p.onClose(func() error { pool.Close(); return nil })
+	p.checks["postgres "+s.Name] = pool.Ping
+	return pool, nil
+}
+
+// temporal returns the process's one Temporal client.
+func (p *parts) temporal() (client.Client, error) { return p.temporalOnce() }
+
+func (p *parts) dialTemporal() (client.Client, error) {
+	const scope = "bookworm/temporal"
+	var tracer trace.Tracer
+	if p.config.OTLPEndpoint != "" { // without export, spans would only cost
+		tracer = p.tel.TracerProvider.Tracer(scope)
+	}
+	c, err := temporal.Dial(p.ctx, temporal.Config{
+		Address: p.config.TemporalAddress, Namespace: p.config.TemporalNamespace, APIKey: p.config.TemporalAPIKey,
+		TLS: p.config.TemporalTLS, Logger: p.tel.Logger, Tracer: tracer, Meter: p.tel.MeterProvider.Meter(scope),
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(func() error { c.Close(); return nil })
+	p.checks["temporal"] = func(ctx context.Context) error {
+		_, err := c.CheckHealth(ctx, &client.CheckHealthRequest{})
+		return err
+	}
+	return c, nil
+}
+
+// tokens returns the service's own credential.
+func (p *parts) tokens() oauth2.TokenSource { return p.tokensOnce() }
+
+// client returns a client of another context's API.
+func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
+	return rpc.NewClient(rpc.ClientOptions{
+		BaseURL: url, Tokens: tokens, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+	})
+}
+
+// outbound returns a traced client for other people's HTTP servers.
+func (p *parts) outbound(timeout time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:   timeout,
+		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithTracerProvider(p.tel.TracerProvider), otelhttp.WithMeterProvider(p.tel.MeterProvider)),
+	}
+}
+
+func (p *parts) verifier() (*identity.Verifier, error) {
+	v, err := identity.NewVerifier(p.ctx, identity.VerifierConfig{
+		Issuer: p.config.IssuerURL, JWKSURL: p.config.JWKSURL, Audience: p.config.Audience,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("verify access tokens: %w", err)
+	}
+	return v, nil
+}
+
+// notifications returns the store of the notification context.
+func (p *parts) notifications() (*notification.Store, error) {
+	db, err := p.postgres(notification.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return notification.NewStore(db, p.config.PersonalDataKey), nil
+}
+
+// serve answers on the listener, with the health of the process beside the given
+// routes, until the process's context ends, and drains.
+func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
+	h := health.New(maps.Clone(p.checks), p.tel.Logger)
+	h.Register(mux)
+	return rpc.Serve(p.ctx, listener, mux, h.Drain)
+}
