@@ -1,0 +1,133 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	"connectrpc.com/otelconnect"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/oauth2"
+
+	"bookworm/internal/fault"
+)
+
+// ClientOptions is what a client of another service needs.
+type ClientOptions struct {
+	// BaseURL is the service's address, for example http://127.0.0.1:8081.
+	BaseURL string
+	// Tokens is the service's own credential. Nil: calls carry the token of the
+	// call being served, so the other service sees the same person.
+	Tokens oauth2.TokenSource
+	// HTTPClient replaces the default, which speaks HTTP/2 without TLS.
+	HTTPClient *http.Client
+	// TracerProvider and MeterProvider; nil: the global ones.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
+}
+
+// NewClient returns a client to pass to the generated constructors. It is safe
+// for concurrent use; make one for each service and keep it, because it owns the
+// connections.
+//
+// Calls return the faults that the other service returned, with reason, message,
+// metadata and fields. A service that cannot be reached is UNAVAILABLE. A refusal
+// of the service's own credential is unclassified: it is no fault of the person
+// for whom the call is made. A deadline of the context travels with the call.
+//
+// It cannot fail: options that do not work, such as an address that is none,
+// show as errors of the calls.
+func NewClient(options ClientOptions) *connect.Client {
+	if options.HTTPClient == nil {
+		options.HTTPClient = &http.Client{Transport: Transport()}
+	}
+	telemetry, err := otelconnect.NewClientInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
+	if err != nil {
+		telemetry = failing(fmt.Errorf("make the client's telemetry: %w", err))
+	}
+	transport := connecthttp.NewTransport(options.HTTPClient, options.BaseURL)
+	return connect.NewClient(transport, decoding(options.Tokens != nil), telemetry, credential(options.Tokens))
+}
+
+func failing(err error) connect.ClientInterceptor {
+	return func(connect.ClientFunc) connect.ClientFunc {
+		return func(context.Context, connect.Spec) (connect.ClientStream, error) { return nil, err }
+	}
+}
+
+// Transport returns an HTTP transport between services: HTTP/2, without TLS
+// where the address says http, a dead peer noticed within half a minute.
+func Transport() *http.Transport {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(true)
+	return &http.Transport{
+		Protocols:           &protocols,
+		DialContext:         (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second,
+		IdleConnTimeout:     90 * time.Second,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	}
+}
+
+// credential sends an access token with each call.
+func credential(tokens oauth2.TokenSource) connect.ClientInterceptor {
+	return func(next connect.ClientFunc) connect.ClientFunc {
+		return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
+			authorization := Header(ctx, "Authorization")
+			if tokens != nil {
+				token, err := tokens.Token()
+				if err != nil {
+					return nil, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").
+						WithCause(fmt.Errorf("fetch the service's token: %w", err))
+				}
+				authorization = "Bearer " + token.AccessToken
+			}
+			if info, ok := connect.CallInfoForClientContext(ctx); ok && authorization != "" {
+				info.RequestHeader().Set("Authorization", authorization)
+			}
+			return next(ctx, spec)
+		}
+	}
+}
+
+// decoding turns remote errors into faults.
+func decoding(ownCredential bool) connect.ClientInterceptor {
+	decode := func(err error) error {
+		if err == nil || errors.Is(err, io.EOF) {
+			return err
+		}
+		err = decoded(err)
+		if kind := fault.KindOf(err); ownCredential && (kind == fault.Unauthenticated || kind == fault.Denied) {
+			return errors.New("the service's own credential was refused: " + err.Error())
+		}
+		return err
+	}
+	return func(next connect.ClientFunc) connect.ClientFunc {
+		return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
+			stream, err := next(ctx, spec)
+			if err != nil {
+				return nil, decode(err)
+			}
+			return &decodingStream{ClientStream: stream, decode: decode}, nil
+		}
+	}
+}
+
+type decodingStream struct {
+	connect.ClientStream
+	decode func(error) error
+}
+
+func (s *decodingStream) SendHeaders() error    { return s.decode(s.ClientStream.SendHeaders()) }
+func (s *decodingStream) Send(msg any) error    { return s.decode(s.ClientStream.Send(msg)) }
+func (s *decodingStream) CloseSend() error      { return s.decode(s.ClientStream.CloseSend()) }
+func (s *decodingStream) Receive(msg any) error { return s.decode(s.ClientStream.Receive(msg)) }
+func (s *decodingStream) Close() error          { return s.decode(s.ClientStream.Close()) }
