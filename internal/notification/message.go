@@ -1,0 +1,112 @@
+package notification
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	htmltemplate "html/template"
+	"slices"
+	"strings"
+	texttemplate "text/template"
+
+	"bookworm/internal/money"
+)
+
+// The templates of mails about orders.
+const (
+	OrderConfirmed = "order_confirmed"
+	OrderCancelled = "order_cancelled"
+	PaymentFailed  = "payment_failed"
+	OrderExpired   = "order_expired"
+)
+
+// Templates lists every template.
+var Templates = []string{OrderConfirmed, OrderCancelled, PaymentFailed, OrderExpired}
+
+// ErrTemplate is returned for a template that does not exist.
+var ErrTemplate = errors.New("unknown mail template")
+
+// Order is what a mail says of an order.
+type Order struct {
+	ID                                       string
+	Name                                     string // of the recipient; may be empty
+	Lines                                    []Line
+	Subtotal, Shipping, Tax, Discount, Total money.Money
+	Reason                                   string // why it ended, a stable upper-case word; may be empty
+}
+
+// Line is one book of an order.
+type Line struct {
+	Title                string
+	Quantity             int32
+	UnitPrice, LineTotal money.Money
+}
+
+// Message is a written mail.
+type Message struct{ Subject, Text, HTML string }
+
+//go:embed templates
+var templates embed.FS
+
+// Each template is parsed twice with the same wording: once into the layout that
+// is plain text, once into the one that is HTML and escapes what it is given.
+var (
+	texts = make(map[string]*texttemplate.Template)
+	pages = make(map[string]*htmltemplate.Template)
+)
+
+func init() {
+	functions := map[string]any{"because": because, "printable": printable}
+	for _, name := range Templates {
+		wording := "templates/" + name + ".tmpl"
+		texts[name] = texttemplate.Must(texttemplate.New("layout.txt").Funcs(functions).
+			ParseFS(templates, "templates/layout.txt", wording))
+		pages[name] = htmltemplate.Must(htmltemplate.New("layout.html").Funcs(functions).
+			ParseFS(templates, "templates/layout.html", wording))
+	}
+}
+
+// Write writes the mail. Errors: ErrTemplate.
+func Write(template string, o Order) (Message, error) {
+	if !slices.Contains(Templates, template) {
+		return Message{}, fmt.Errorf("write mail %q: %w", template, ErrTemplate)
+	}
+	var subject, text, page strings.Builder
+	err := errors.Join(
+		texts[template].ExecuteTemplate(&subject, "subject", o),
+		texts[template].Execute(&text, o),
+		pages[template].Execute(&page, o),
+	)
+	if err != nil {
+		return Message{}, fmt.Errorf("write mail %q: %w", template, err)
+	}
+	return Message{Subject: strings.TrimSpace(subject.String()), Text: text.String(), HTML: page.String()}, nil
+}
+
+// reasons are the words for why an order ended. A reason that is not here is not
+// shown: it may have been an operator's own, not meant for the shopper.
+var reasons = map[string]string{
+	"OUT_OF_STOCK":          "because a book is no longer in stock",
+	"PAYMENT_ERROR":         "because the payment could not be completed",
+	"CANCELLED_BY_SHOPPER":  "as you asked",
+	"CANCELLED_BY_OPERATOR": "by our staff",
+}
+
+// because returns the reason as part of a sentence, with a space before it.
+func because(reason string) string {
+	if words := reasons[reason]; words != "" {
+		return " " + words
+	}
+	return ""
+}
+
+// printable returns s on one line: without it, a title with line breaks could
+// pass for another part of a plain text mail.
+func printable(s string) string {
+	return strings.Join(strings.Fields(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, s)), " ")
+}
