@@ -88,6 +88,9 @@ func decode(text string, id []byte, key []any) error {
 		if string(raw) == "null" {
 			return fmt.Errorf("value %d is missing", i)
 		}
+		if bytes.Contains(raw, []byte(`\u0000`)) { // no text of PostgreSQL's has one
+			return fmt.Errorf("value %d has a NUL", i)
+		}
 		if err := unmarshal(raw, key[i]); err != nil {
 			return err
 		}

@@ -70,6 +70,7 @@ func TestDecodeRefusesAForeignToken(t *testing.T) {
 		"value of a type":    encode(t, "books", f, 12, id),
 		"value missing":      encode(t, "books", f, nil, id),
 		"id that is no UUID": encode(t, "books", f, "Moby-Dick", "x"),
+		"NUL":                encode(t, "books", f, "Moby\x00Dick", id),
 		"endless":            strings.Repeat("A", 5000),
 	} {
 		var (
@@ -103,6 +104,9 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("an error without its reason: %v", err)
 			}
 			return
+		}
+		if strings.Contains(title, "\x00") {
+			t.Errorf("%q has a NUL", title)
 		}
 		again, err := page.Encode("books", filters{}, title, price, book)
 		if err != nil {
