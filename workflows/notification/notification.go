@@ -104,13 +104,15 @@ func problem(result Result, err error) string {
 		return "The connection was lost after the mail was handed over. The relay may have accepted it: look in its log for `" +
 			result.MessageID + "`. Retry only if it is not there."
 	}
-	if f := process.Fault(err); f != nil {
-		return f.Message
+	message := err.Error()
+	app, ok := errors.AsType[*temporal.ApplicationError](err)
+	if ok {
+		message = app.Message()
 	}
-	if app, ok := errors.AsType[*temporal.ApplicationError](err); ok {
-		return fmt.Sprintf("Not sent in %s: %s", giveUp, app.Message())
+	if ok && app.NonRetryable() {
+		return message
 	}
-	return fmt.Sprintf("Not sent in %s: %s", giveUp, err)
+	return fmt.Sprintf("Not sent in %.0f hours: %s", giveUp.Hours(), message)
 }
 
 // park waits for an operator, and returns an error when that one cancels the
