@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"bookworm/activities/finance"
+	"bookworm/activities/notification"
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
@@ -29,7 +30,6 @@ import (
 	"bookworm/internal/personal"
 	"bookworm/internal/rpc"
 	"bookworm/workflows/checkout"
-	"bookworm/workflows/notification"
 )
 
 // Deps is what the order handlers need. The clients carry the service's own

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,15 +18,7 @@ import (
 var migrations embed.FS
 
 // Schema is the context's part of the database.
-var Schema = postgres.Schema{Name: "finance", Migrations: mustSub(migrations, "migrations")}
-
-func mustSub(f embed.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // the folder is embedded above
-	}
-	return sub
-}
+var Schema = postgres.Schema{Name: "finance", Migrations: migrations}
 
 // Store keeps payments and the ledger in PostgreSQL. It is safe for concurrent
 // use.

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,15 +19,7 @@ import (
 var migrations embed.FS
 
 // Schema is the context's part of the database.
-var Schema = postgres.Schema{Name: "ordering", Migrations: mustSub(migrations, "migrations")}
-
-func mustSub(f embed.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // the folder is embedded above
-	}
-	return sub
-}
+var Schema = postgres.Schema{Name: "ordering", Migrations: migrations}
 
 // Store keeps orders in PostgreSQL. It is safe for concurrent use.
 type Store struct{ pool *pgxpool.Pool }

@@ -61,7 +61,7 @@ type Input struct {
 	BasketETag    string       `json:",omitempty"` // of the basket the shopper saw, empty for any
 	Fingerprint   []byte
 	Details       personal.Sealed // an ordering.Details
-	Contact       personal.Sealed // a notification.Contact
+	Contact       personal.Sealed // an activities/notification.Contact
 	PaymentMethod personal.Sealed // a finance.PaymentMethod
 }
 
@@ -349,8 +349,10 @@ func (c *checkout) publish(ctx workflow.Context, step string) {
 type patience time.Duration
 
 const (
-	brief   = patience(5 * time.Second) // somebody waits for the answer, or it does not matter much
-	lasting = patience(0)               // until it succeeds: something would be lost otherwise
+	brief = patience(5 * time.Second) // somebody waits for the answer, or it does not matter much
+	// Until it succeeds: something would be lost otherwise. Zero would mean the
+	// length of one attempt.
+	lasting = patience(365 * 24 * time.Hour)
 )
 
 // local runs a short idempotent step in the worker that runs the workflow: no

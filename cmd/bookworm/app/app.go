@@ -371,7 +371,11 @@ func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the mail sender: %w", err)
 	}
-	return workers.Notification(c, &notificationactivities.Activities{Store: store, Sealer: sealer, Mail: sender}), nil
+	activities, err := notificationactivities.New(store, sender, sealer, p.tel.Logger, p.tel.MeterProvider)
+	if err != nil {
+		return nil, err
+	}
+	return workers.Notification(c, activities), nil
 }
 
 // Gateway is the one public door.

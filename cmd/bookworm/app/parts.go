@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,6 +24,7 @@ import (
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
 	"bookworm/internal/notification"
+	"bookworm/internal/personal"
 	"bookworm/internal/postgres"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
@@ -155,7 +158,12 @@ func (p *parts) notifications() (*notification.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return notification.NewStore(db, p.config.PersonalDataKey), nil
+	// A key of its own: one key, one use.
+	key, err := hkdf.Key(sha256.New, []byte(p.config.PersonalDataKey), nil, "notification recipients", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("derive the recipient key: %w", err)
+	}
+	return notification.NewStore(db, personal.Text(key))
 }
 
 // serve answers on the listener, with the health of the process beside the given
