@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"go.temporal.io/sdk/client"
@@ -40,6 +41,8 @@ type Deps struct {
 	Sealer   *personal.Sealer
 	Baskets  basketv1connect.BasketCheckoutServiceClient
 	Books    catalogv1connect.CatalogServiceClient
+	// PaymentWindow is how long a shopper may take to pay.
+	PaymentWindow time.Duration
 }
 
 // Register adds OrderService to a server.
@@ -169,6 +172,7 @@ func (h *orders) input(caller identity.Caller, orderID string, fingerprint []byt
 	}
 	in := checkout.Input{
 		OrderID: orderID, Subject: caller.Subject, Country: a.GetCountryCode(), BasketETag: req.GetBasketEtag(), Fingerprint: fingerprint,
+		PaymentWindow: h.PaymentWindow,
 	}
 	if req.GetExpectedTotal() != nil {
 		total := money.FromProto(req.GetExpectedTotal())
@@ -300,7 +304,7 @@ func orderProto(o ordering.Order, a ordering.Address) *orderingv1.Order {
 	return &orderingv1.Order{
 		Id: o.ID, Status: statusProto[o.Status], StatusReason: o.Reason, Lines: linesProto(o.Lines), Totals: totalsProto(o.Totals),
 		Total: o.Totals.Total.Proto(), CreateTime: timestamppb.New(o.CreatedAt), UpdateTime: timestamppb.New(o.UpdatedAt),
-		Etag: strconv.Quote(strconv.FormatInt(o.Version, 10)),
+		Etag: strconv.FormatInt(o.Version, 10),
 		ShippingAddress: &orderingv1.Address{
 			Recipient: a.Recipient, Line1: a.Line1, Line2: a.Line2, City: a.City, Region: a.Region, PostalCode: a.PostalCode,
 			CountryCode: a.CountryCode,

@@ -32,14 +32,9 @@ const (
 	ShipSignal   = "ship"   // an operator says that the parcel has left
 )
 
-// Times of the process.
-const (
-	// paymentWindow is how long a shopper may take to pay.
-	paymentWindow = 15 * time.Minute
-	// holdTime is how long stock is held; longer than the payment window, so that
-	// a payment in time finds its stock.
-	holdTime = paymentWindow + 5*time.Minute
-)
+// grace is how much longer than the payment window stock is held, so that a
+// payment in time finds its stock.
+const grace = 5 * time.Minute
 
 // Why an order ended, beside the reason a canceller gives.
 const (
@@ -60,6 +55,7 @@ type Input struct {
 	ExpectedTotal *money.Money `json:",omitempty"` // what the shopper agreed to, nil for any
 	BasketETag    string       `json:",omitempty"` // of the basket the shopper saw, empty for any
 	Fingerprint   []byte
+	PaymentWindow time.Duration   // how long the shopper may take to pay
 	Details       personal.Sealed // an ordering.Details
 	Contact       personal.Sealed // an activities/notification.Contact
 	PaymentMethod personal.Sealed // a finance.PaymentMethod
@@ -155,7 +151,7 @@ func (c *checkout) place(ctx workflow.Context) error {
 	})
 	now := workflow.Now(ctx)
 	var lines []ordering.Line
-	hold := activities.Hold{OrderID: c.in.OrderID, Items: basket.Items, ExpireTime: now.Add(holdTime)}
+	hold := activities.Hold{OrderID: c.in.OrderID, Items: basket.Items, ExpireTime: now.Add(c.in.PaymentWindow + grace)}
 	if err := c.local(ctx, brief, activity.HoldStock, hold).Get(ctx, &lines); err != nil {
 		return err
 	}
@@ -205,7 +201,7 @@ func (c *checkout) pay(ctx workflow.Context) (payment.Result, error) {
 	})
 	ctx, stop := workflow.WithCancel(ctx)
 	defer stop() // also the timer
-	child, timeUp := payment.Start(ctx, due), workflow.NewTimer(ctx, paymentWindow)
+	child, timeUp := payment.Start(ctx, due), workflow.NewTimer(ctx, c.in.PaymentWindow)
 	err := workflow.Await(ctx, func() bool { return child.IsReady() || timeUp.IsReady() || c.cancelReason != "" })
 	if err != nil {
 		c.cancelReason = ReasonByOperator

@@ -77,6 +77,8 @@ func (c cashier) Reverse(context.Context, finance.Payment) (finance.State, error
 	return finance.State{Status: paid.Voided}, c.did("Reverse")
 }
 
+var input = Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001", Subject: "alice", Country: "US", PaymentWindow: 15 * time.Minute}
+
 var total = money.New("USD", 2598)
 
 // checkoutTest is a checkout in the time-skipping test environment.
@@ -113,7 +115,7 @@ func setup(t *testing.T) *checkoutTest {
 // run runs the checkout to its end and compares its effects, in order.
 func (c *checkoutTest) run(t *testing.T, want ...string) Result {
 	t.Helper()
-	c.ExecuteWorkflow(Workflow, Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001", Subject: "alice", Country: "US"})
+	c.ExecuteWorkflow(Workflow, input)
 	if !c.IsWorkflowCompleted() {
 		t.Fatal("the checkout did not end")
 	}
@@ -188,7 +190,7 @@ func TestPlacementThatCannotBeDecidedIsRefusedAsUnavailable(t *testing.T) {
 	t.Parallel()
 	c := setup(t)
 	c.world.errs["HoldStock"] = slices.Repeat([]error{errors.New("catalog is away")}, 100)
-	c.ExecuteWorkflow(Workflow, Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001"})
+	c.ExecuteWorkflow(Workflow, input)
 	if f := process.Fault(c.place.err); f == nil || f.Reason != fault.ReasonUnavailable {
 		t.Errorf("got %v", c.place.err)
 	}
@@ -273,7 +275,7 @@ func TestCancelTooLateIsRefused(t *testing.T) {
 		c.UpdateWorkflow(CancelUpdate, "cancel", c.cancel, ReasonByShopper)
 	})
 	c.world.errs["ReleaseStock"] = []error{fault.New(fault.ReasonHoldShipped, "gone")}
-	c.ExecuteWorkflow(Workflow, Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001"})
+	c.ExecuteWorkflow(Workflow, input)
 	shipped := slices.Contains(c.world.log, "SHIPPED")
 	cancelled := slices.Contains(c.world.log, "CANCELLED CANCELLED_BY_SHOPPER")
 	if shipped == cancelled {
@@ -342,7 +344,7 @@ func TestO4_OutageAfterPlacementIsWaitedOut(t *testing.T) {
 	c := setup(t)
 	c.world.errs["CommitStock"] = slices.Repeat([]error{errors.New("catalog is away")}, 40)
 	c.after(24*time.Hour, func() { c.SignalWorkflow(ShipSignal, nil) })
-	c.ExecuteWorkflow(Workflow, Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001"})
+	c.ExecuteWorkflow(Workflow, input)
 	if !slices.Contains(c.world.log, "CONFIRMED") || slices.Contains(c.world.log, "Reverse") {
 		t.Errorf("the order was given up: %q", c.world.log)
 	}

@@ -260,6 +260,8 @@ func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error 
 		Orders: ordering.NewStore(db), Temporal: temporalClient, Sealer: sealer,
 		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
 		Books:   catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)),
+
+		PaymentWindow: p.config.PaymentWindow,
 	})
 	return nil
 }

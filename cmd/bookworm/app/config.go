@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 
@@ -69,6 +70,8 @@ type Config struct {
 	// PaymentReturnURL is where shoppers land after confirming a payment with their
 	// bank.
 	PaymentReturnURL string `env:"PAYMENT_RETURN_URL"`
+	// PaymentWindow is how long a shopper may take to pay.
+	PaymentWindow time.Duration `env:"PAYMENT_WINDOW" envDefault:"15m"`
 
 	// SMTPURL is smtp://[user:password@]host:port, or smtps://.
 	SMTPURL personal.Text `env:"SMTP_URL"`
@@ -132,6 +135,9 @@ func LoadConfig(environ []string) (Config, error) {
 	}
 	if key, err := base64.StdEncoding.DecodeString(string(c.PersonalDataKey)); err != nil || (len(key) != personal.KeySize && len(key) != 0) {
 		problems = append(problems, fmt.Errorf("%sPERSONAL_DATA_KEY is not %d bytes in base64", prefix, personal.KeySize))
+	}
+	if c.PaymentWindow <= 0 {
+		problems = append(problems, fmt.Errorf("%sPAYMENT_WINDOW is not longer than 0", prefix))
 	}
 	if !slices.Contains([]string{"json", "text"}, c.LogFormat) {
 		problems = append(problems, fmt.Errorf("%sLOG_FORMAT is %q, not json or text", prefix, c.LogFormat))

@@ -5,7 +5,7 @@
 //	bookworm-dev infra         runs only PostgreSQL, Redis and Temporal, for tests
 //	bookworm-dev token <user>  prints an access token of alice, bob or ops
 //	bookworm-dev demo          buys two books from the stack that runs
-//	bookworm-dev bench         measures the stack that runs
+//	bookworm-dev bench         measures stacks of its own
 //
 // BOOKWORM_DATA names the data folder, .bookworm unless set.
 package main
@@ -63,7 +63,11 @@ func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) 
 	case command == "demo" && len(args) == 1:
 		return withStack(data, func(a folder.Addresses) error { return demo.Run(ctx, a, stdout) })
 	case command == "bench" && len(args) == 1:
-		return withStack(data, func(a folder.Addresses) error { return bench.Run(ctx, a, stdout) })
+		program, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find this program: %w", err)
+		}
+		return bench.Run(ctx, program, stdout)
 	default:
 		return errUsage
 	}
