@@ -48,12 +48,12 @@ func NewClient(options ClientOptions) *connect.Client {
 	if options.HTTPClient == nil {
 		options.HTTPClient = &http.Client{Transport: Transport()}
 	}
-	telemetry, err := otelconnect.NewClientInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
+	tracing, err := otelconnect.NewClientInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
 	if err != nil {
-		telemetry = failing(fmt.Errorf("make the client's telemetry: %w", err))
+		tracing = failing(fmt.Errorf("make the client's telemetry: %w", err))
 	}
 	transport := connecthttp.NewTransport(options.HTTPClient, options.BaseURL)
-	return connect.NewClient(transport, decoding(options.Tokens != nil), telemetry, credential(options.Tokens))
+	return connect.NewClient(transport, decoding(options.Tokens != nil), tracing, credential(options.Tokens))
 }
 
 func failing(err error) connect.ClientInterceptor {

@@ -12,7 +12,6 @@ import (
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
 	"connectrpc.com/connect/v2/connectproto"
-	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/proto"
 
@@ -53,6 +52,7 @@ var reasons = map[connect.Code]fault.Reason{
 	connect.CodeResourceExhausted: fault.ReasonRequestTooLarge,
 	connect.CodeUnavailable:       fault.ReasonUnavailable,
 	connect.CodeDeadlineExceeded:  fault.ReasonUnavailable,
+	connect.CodeCanceled:          fault.ReasonUnavailable,
 }
 
 // ReasonOf returns the reason for an error of which only the code is known;
@@ -113,9 +113,9 @@ func coding(logger *slog.Logger) connect.ServerInterceptor {
 			coded := classify(ctx, err)
 			switch coded.Code() {
 			case connect.CodeInternal, connect.CodeUnknown, connect.CodeDataLoss:
-				logger.ErrorContext(ctx, "call failed", "procedure", spec.Procedure, "error", err, "trace_id", traceID(ctx))
+				logger.ErrorContext(ctx, "call failed", "procedure", spec.Procedure, "error", err)
 			case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
-				logger.WarnContext(ctx, "call not served", "procedure", spec.Procedure, "error", err, "trace_id", traceID(ctx))
+				logger.WarnContext(ctx, "call not served", "procedure", spec.Procedure, "error", err)
 			default:
 			}
 			return coded
@@ -180,11 +180,11 @@ var (
 	// space on purpose.
 	decoderPrefix = regexp.MustCompile(`^proto:[\s\x{00a0}]*`)
 	unknownField  = regexp.MustCompile(`unknown field "([^"]*)"`)
-	badField      = regexp.MustCompile(`invalid value for \S+ field ([A-Za-z0-9_.]+):`)
+	badField      = regexp.MustCompile(`invalid value for \S+ field ([A-Za-z0-9_.]+):|(?:parsing|for|duplicate) field "([^"]*)"|parameter: ([^,]+),`)
 )
 
-// Malformed returns MALFORMED_REQUEST for what the JSON decoder said of a
-// request, naming the field where the decoder does.
+// Malformed returns MALFORMED_REQUEST for what the decoder of JSON or of a query
+// said of a request, naming the field where the decoder does.
 func Malformed(problem string) *fault.Error {
 	problem = decoderPrefix.ReplaceAllString(problem, "")
 	f := fault.New(fault.ReasonMalformedRequest, "%s", problem)
@@ -192,7 +192,7 @@ func Malformed(problem string) *fault.Error {
 		return f.WithField(found[1], "is not a field of this request")
 	}
 	if found := badField.FindStringSubmatch(problem); found != nil {
-		return f.WithField(found[1], "cannot be read")
+		return f.WithField(found[1]+found[2]+found[3], "cannot be read")
 	}
 	return f
 }
@@ -233,12 +233,4 @@ func decoded(err error) error {
 		return fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").WithCause(err)
 	}
 	return err
-}
-
-// traceID returns the id of the trace that ctx is part of, or "".
-func traceID(ctx context.Context) string {
-	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
-		return span.TraceID().String()
-	}
-	return ""
 }

@@ -33,6 +33,7 @@ import (
 	"bookworm/internal/identity"
 	"bookworm/internal/identity/identitytest"
 	"bookworm/internal/rpc"
+	"bookworm/internal/telemetry"
 )
 
 const aBook = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -79,6 +80,14 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// traced adds the trace of the context, as the process's own logger does.
+type traced struct{ slog.Handler }
+
+func (h traced) Handle(ctx context.Context, record slog.Record) error {
+	record.AddAttrs(slog.String("trace_id", telemetry.TraceID(ctx)))
+	return h.Handler.Handle(ctx, record)
+}
+
 func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 	t.Helper()
 	b := &bundle{provider: identitytest.New(t), service: &service{}, log: &buffer{}, spans: tracetest.NewSpanRecorder()}
@@ -87,7 +96,7 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 		t.Fatal(err)
 	}
 	options := rpc.ServerOptions{
-		Verifier: verifier, Logger: slog.New(slog.NewJSONHandler(b.log, nil)),
+		Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(b.spans)),
 	}
 	for _, c := range change {
@@ -242,7 +251,7 @@ func TestUnclassifiedErrorsStayInside(t *testing.T) {
 			t.Errorf("%s: got %d %v", name, status, answer)
 		}
 	}
-	if !strings.Contains(b.log.String(), "secret row") || !strings.Contains(b.log.String(), `"trace_id":"`) {
+	if !strings.Contains(b.log.String(), "secret row") || !strings.Contains(b.log.String(), `"trace_id":"`) || strings.Contains(b.log.String(), `"trace_id":""`) {
 		t.Errorf("the log lacks the error or its trace: %s", b.log)
 	}
 }

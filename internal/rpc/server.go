@@ -19,10 +19,10 @@ import (
 	"connectrpc.com/otelconnect"
 	"connectrpc.com/validate"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"bookworm/internal/fault"
+	"bookworm/internal/telemetry"
 )
 
 const (
@@ -67,12 +67,12 @@ func NewServer(options ServerOptions) (*connect.Server, error) {
 	if options.Timeout == 0 {
 		options.Timeout = defaultTimeout
 	}
-	telemetry, err := otelconnect.NewServerInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
+	tracing, err := otelconnect.NewServerInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
 	if err != nil {
 		return nil, fmt.Errorf("make the server's telemetry: %w", err)
 	}
 	server := connect.NewServer(
-		telemetry,
+		tracing,
 		recovery(options.Logger),
 		deadline(options.Timeout),
 		coding(options.Logger),
@@ -88,7 +88,7 @@ func NewServer(options ServerOptions) (*connect.Server, error) {
 // telemetryOptions names the shop's providers. Services trust each other's
 // traces; the gateway decides whether to trust a stranger's.
 func telemetryOptions(tracer trace.TracerProvider, meter metric.MeterProvider) []otelconnect.Option {
-	options := []otelconnect.Option{otelconnect.WithTrustRemote(), otelconnect.WithPropagator(propagation.TraceContext{})}
+	options := []otelconnect.Option{otelconnect.WithTrustRemote(), otelconnect.WithPropagator(telemetry.Propagator())}
 	if tracer != nil {
 		options = append(options, otelconnect.WithTracerProvider(tracer))
 	}
@@ -102,6 +102,7 @@ func telemetryOptions(tracer trace.TracerProvider, meter metric.MeterProvider) [
 func recovery(logger *slog.Logger) connect.ServerInterceptor {
 	return func(next connect.ServerFunc) connect.ServerFunc {
 		return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) (err error) {
+			ctx = telemetry.EnsureTrace(ctx) // the log needs an id also while nothing is traced
 			defer func() {
 				value := recover()
 				if value == nil {
@@ -111,7 +112,7 @@ func recovery(logger *slog.Logger) connect.ServerInterceptor {
 					panic(value)
 				}
 				logger.ErrorContext(ctx, "handler panicked", "procedure", spec.Procedure,
-					"panic", fmt.Sprint(value), "stack", string(debug.Stack()), "trace_id", traceID(ctx))
+					"panic", fmt.Sprint(value), "stack", string(debug.Stack()))
 				err = Coded(fault.New(fault.ReasonInternal, ""))
 			}()
 			return next(ctx, spec, stream)

@@ -1,0 +1,292 @@
+// Package gateway is the shop's one public door. On one port it takes Connect,
+// gRPC and gRPC-Web calls and hands them to the context that owns the service,
+// translates REST under /api/v1 into the same calls, and passes the payment
+// provider's webhooks on. It owns no data.
+//
+// Every call is checked here by the rule of its procedure before it goes any
+// further, and again by the service: nobody has to trust that a request came
+// through the door.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect/v2/connecthttp"
+	connectcors "connectrpc.com/cors"
+	"github.com/rs/cors"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"bookworm/internal/fault"
+	"bookworm/internal/rpc"
+	"bookworm/internal/telemetry"
+)
+
+// Options is what the gateway needs of its process.
+type Options struct {
+	// Backends are the addresses of the contexts by name, for example "catalog":
+	// "http://127.0.0.1:8081". A context that is not named is not served.
+	Backends map[string]string
+	// Verifier tells whose an access token is. Required.
+	Verifier rpc.Verifier
+	// Logger gets one line a request, and errors. Nil: slog's default.
+	Logger *slog.Logger
+	// TracerProvider and MeterProvider; nil: the global ones.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
+	// CORSOrigins are the web pages that may call, for example
+	// https://shop.example; none when empty.
+	CORSOrigins []string
+	// Timeout bounds a REST call; 10 s when 0. Calls of the other protocols bring
+	// their own deadline or get the service's.
+	Timeout time.Duration
+}
+
+const (
+	defaultTimeout = 10 * time.Second
+	// unaryTimeout bounds a call that is handed on, whatever deadline it brings,
+	// and how long a client may take to send its body.
+	unaryTimeout = time.Minute
+)
+
+// gateway holds what the handlers share; it does not change after New.
+type gateway struct {
+	logger   *slog.Logger
+	verifier rpc.Verifier
+	timeout  time.Duration
+
+	procedures map[string]procedure // by path
+	routes     map[string]route     // by the translator's name of the pattern
+	reflection http.Handler
+	rest       http.Handler
+	webhooks   http.Handler // nil without the finance context
+	rpcErrors  *connecthttp.ErrorWriter
+}
+
+// New returns the gateway's handler. It does not wait for the backends; calls to
+// one that is away are UNAVAILABLE. Connections to backends last as long as the
+// process.
+func New(ctx context.Context, options Options) (http.Handler, error) {
+	if options.Verifier == nil {
+		return nil, errors.New("the gateway needs a verifier of access tokens")
+	}
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	if options.Timeout == 0 {
+		options.Timeout = defaultTimeout
+	}
+	g := &gateway{
+		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout,
+		procedures: make(map[string]procedure), routes: make(map[string]route),
+		rpcErrors: connecthttp.NewErrorWriter(),
+	}
+	if err := g.connect(ctx, options.Backends); err != nil {
+		return nil, err
+	}
+	return g.around(options), nil
+}
+
+// connect makes the ways to the backends.
+func (g *gateway) connect(ctx context.Context, backends map[string]string) error {
+	mux := g.translator()
+	transport := rpc.Transport()
+	for name, address := range backends {
+		known, ok := contracts[name]
+		if !ok {
+			return fmt.Errorf("the gateway knows no context %q", name)
+		}
+		base, err := url.Parse(address)
+		if err != nil {
+			return fmt.Errorf("parse the address of %s: %w", name, err)
+		}
+		if base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
+			return fmt.Errorf("the address %q of %s is not an http address", address, name)
+		}
+		proxy := g.proxy(base, transport)
+		for _, method := range known.methods() {
+			g.procedures[procedureOf(method)] = procedure{method: method, proxy: proxy}
+			if r, ok := routeOf(method); ok && known.rest != nil {
+				g.routes[r.key()] = r
+			}
+		}
+		if known.rest != nil {
+			connection, err := dial(base)
+			if err != nil {
+				return fmt.Errorf("make the connection to %s: %w", name, err)
+			}
+			if err := known.rest(ctx, mux, connection); err != nil {
+				return fmt.Errorf("register the REST routes of %s: %w", name, err)
+			}
+		}
+		if name == "finance" {
+			g.webhooks = g.webhookProxy(base, transport)
+		}
+	}
+	g.rest = mux
+	g.reflection = g.reflect()
+	return nil
+}
+
+// around adds what every request gets, whatever it asks for.
+func (g *gateway) around(options Options) http.Handler {
+	var handler http.Handler = http.HandlerFunc(g.route)
+	if len(options.CORSOrigins) > 0 { // the library takes an empty list for everyone
+		handler = cors.New(cors.Options{
+			AllowedOrigins: options.CORSOrigins,
+			AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent"),
+			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", requestID),
+			MaxAge:         7200,
+		}).Handler(handler)
+	}
+	handler = g.observe(handler)
+	tracing := []otelhttp.Option{
+		otelhttp.WithPropagators(telemetry.Propagator()),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method }),
+	}
+	if options.TracerProvider != nil {
+		tracing = append(tracing, otelhttp.WithTracerProvider(options.TracerProvider))
+	}
+	if options.MeterProvider != nil {
+		tracing = append(tracing, otelhttp.WithMeterProvider(options.MeterProvider))
+	}
+	return otelhttp.NewHandler(handler, "gateway", tracing...)
+}
+
+// route sends a request to the part that answers it.
+func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
+	switch path := r.URL.Path; {
+	case strings.HasPrefix(path, "/bookworm."):
+		g.serveRPC(w, r)
+	case strings.HasPrefix(path, "/grpc.reflection."):
+		g.named(r, path)
+		g.reflection.ServeHTTP(w, r)
+	case strings.HasPrefix(path, "/api/v1/"):
+		g.serveREST(w, r)
+	case path == webhookPath && g.webhooks != nil:
+		g.serveWebhook(w, r)
+	default:
+		g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
+	}
+}
+
+// requestID is the response header that carries the trace's id, by which the
+// shop's logs and traces of a request are found.
+const requestID = "X-Request-Id"
+
+// observe gives each request a trace id, the headers of every answer and a line
+// in the log. The line says nothing of the path beyond its template, nothing of
+// the query and nothing of the caller.
+func (g *gateway) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started := time.Now()
+		seen := &record{ResponseWriter: w}
+		ctx := context.WithValue(telemetry.EnsureTrace(r.Context()), recordKey{}, seen)
+		r = r.WithContext(ctx)
+
+		header := w.Header()
+		header.Set(requestID, telemetry.TraceID(ctx))
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Referrer-Policy", "no-referrer")
+		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		header.Set("Cache-Control", "private, no-store")
+
+		defer func() {
+			value := recover()
+			if value != nil && value != http.ErrAbortHandler { //nolint:errorlint // the HTTP server compares it the same way
+				g.logger.ErrorContext(ctx, "gateway panicked", "route", seen.route, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
+				if seen.status == 0 {
+					g.refuse(seen, r, fault.New(fault.ReasonInternal, ""))
+				}
+			}
+			g.logger.InfoContext(ctx, "request", "method", r.Method, "route", seen.route, "status", seen.status,
+				"duration_ms", float64(time.Since(started).Microseconds())/1000)
+			if value == http.ErrAbortHandler { //nolint:errorlint // as above
+				panic(value)
+			}
+		}()
+		next.ServeHTTP(seen, r)
+	})
+}
+
+// record notes what the log says of a request.
+type record struct {
+	http.ResponseWriter
+	status int
+	route  string // procedure or path template; "" where nothing matched
+}
+
+type recordKey struct{}
+
+// recordOf returns the request's record; an idle one outside of a request.
+func recordOf(ctx context.Context) *record {
+	if seen, ok := ctx.Value(recordKey{}).(*record); ok {
+		return seen
+	}
+	return &record{}
+}
+
+// WriteHeader notes the status.
+func (w *record) WriteHeader(status int) {
+	if w.status == 0 && status >= http.StatusOK {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write notes the status that is implied.
+func (w *record) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *record) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// named tells the log, the trace and the metrics what a request asks for.
+func (g *gateway) named(r *http.Request, route string) {
+	recordOf(r.Context()).route = route
+	span := trace.SpanFromContext(r.Context())
+	span.SetName(r.Method + " " + route)
+	span.SetAttributes(attribute.String("http.route", route))
+	if labeler, ok := otelhttp.LabelerFromContext(r.Context()); ok {
+		labeler.Add(attribute.String("http.route", route))
+	}
+}
+
+// boundBody limits how long the client may take to send the body. A connection
+// that cannot be limited, as in tests without one, is not.
+func (g *gateway) boundBody(w http.ResponseWriter, r *http.Request) {
+	err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(unaryTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		g.logger.DebugContext(r.Context(), "body is not limited in time", "error", err)
+	}
+}
+
+// newProxy returns a reverse proxy that keeps streams flowing and trailers whole.
+func (g *gateway) newProxy(base *url.URL, transport http.RoundTripper) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug),
+		Rewrite: func(request *httputil.ProxyRequest) {
+			request.SetURL(base)
+			request.SetXForwarded()
+			rewriteHeaders(request.Out.Context(), request.Out.Header)
+		},
+	}
+}

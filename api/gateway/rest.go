@@ -1,0 +1,300 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"bookworm/internal/fault"
+	"bookworm/internal/rpc"
+)
+
+const (
+	// publicCache is for answers that are the same for everybody: half a minute
+	// of an old price is no harm, because an order is priced when it is placed.
+	publicCache = "public, max-age=30"
+	// maxAnswer is the largest answer taken from a backend, in bytes.
+	maxAnswer = 16 << 20
+)
+
+// dial makes the connection over which REST calls reach a backend. It connects
+// when first used and again within a second after a backend came back.
+func dial(base *url.URL) (*grpc.ClientConn, error) {
+	transport := insecure.NewCredentials()
+	if base.Scheme == "https" {
+		transport = credentials.NewTLS(nil)
+	}
+	connection, err := grpc.NewClient(base.Host,
+		grpc.WithTransportCredentials(transport),
+		grpc.WithNoProxy(),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 2 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", base.Host, err)
+	}
+	return connection, nil
+}
+
+// translator makes the mux that turns REST into gRPC.
+func (g *gateway) translator() *runtime.ServeMux {
+	return runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, &marshaler{runtime.JSONPb{
+			MarshalOptions: protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true},
+		}}),
+		runtime.WithIncomingHeaderMatcher(func(name string) (string, bool) {
+			switch name {
+			case "Idempotency-Key", "If-Match", "Traceparent", "Tracestate": // Authorization goes by itself
+				return strings.ToLower(name), true
+			}
+			return "", false
+		}),
+		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) {
+			return "Idempotent-Replayed", strings.EqualFold(name, "Idempotent-Replayed")
+		}),
+		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithForwardResponseOption(conditional),
+		runtime.WithMiddlewares(g.checked),
+		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+			g.failed(w, r, err)
+		}),
+		runtime.WithRoutingErrorHandler(g.unrouted),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+	)
+}
+
+// serveREST answers below /api/v1. HEAD is GET without the body.
+func (g *gateway) serveREST(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), g.timeout)
+	defer cancel()
+	out := r.WithContext(ctx)
+	out.Header = r.Header.Clone()
+	for _, header := range []string{"Grpc-Timeout", "Te"} { // mean something to the translator, and nothing in REST
+		out.Header.Del(header)
+	}
+	rewriteHeaders(ctx, out.Header)
+	if out.Method == http.MethodHead {
+		out.Method = http.MethodGet
+	}
+	g.rest.ServeHTTP(w, out)
+}
+
+// unrouted answers where the translator has no procedure.
+func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
+	switch code {
+	case http.StatusMethodNotAllowed:
+		var allowed []string
+		for _, known := range g.routes {
+			if known.matches(r.URL.Path) {
+				allowed = append(allowed, known.verb)
+			}
+		}
+		if slices.Contains(allowed, http.MethodGet) {
+			allowed = append(allowed, http.MethodHead)
+		}
+		slices.Sort(allowed)
+		g.refuseMethod(w, r, slices.Compact(allowed)...)
+	case http.StatusNotFound:
+		g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
+	default:
+		g.refuseWith(w, r, code, fault.New(fault.ReasonMalformedRequest, "The path cannot be read."))
+	}
+}
+
+func (g *gateway) refuseMethod(w http.ResponseWriter, r *http.Request, allowed ...string) {
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	g.refuseWith(w, r, http.StatusMethodNotAllowed, fault.New(fault.ReasonNotFound, "This path does not take %s.", r.Method))
+}
+
+// checked stands before every REST call: access by the procedure's rule, then
+// the body and the query.
+func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, parameters map[string]string) {
+		pattern, _ := runtime.HTTPPattern(r.Context())
+		known, ok := g.routes[r.Method+" "+pattern.String()]
+		if !ok { // no rule is known for it, so nobody may
+			g.refuse(w, r, fault.New(fault.ReasonInternal, "").WithCause(fmt.Errorf("no route for %s %s", r.Method, pattern)))
+			return
+		}
+		g.named(r, known.template)
+		caller, err := rpc.Authenticate(r.Context(), g.verifier, r.Header.Get("Authorization"))
+		if err == nil {
+			err = rpc.Authorize(caller, known.method)
+		}
+		if err != nil {
+			f := fault.As(err)
+			if f == nil {
+				f = fault.New(fault.ReasonInternal, "").WithCause(err)
+			}
+			g.refuse(w, r, f)
+			return
+		}
+		for name := range r.URL.Query() {
+			if !known.hasQuery(name) {
+				g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "unknown query parameter %q", name).
+					WithField(name, "is not a query parameter of this request"))
+				return
+			}
+		}
+		if known.body == "" {
+			r.Body = http.NoBody
+		} else if !g.readable(w, r) {
+			return
+		}
+		ctx := context.WithValue(r.Context(), conditionKey{}, condition{known, r.Header.Get("If-None-Match")})
+		next(w, r.WithContext(ctx), parameters)
+	}
+}
+
+// readable checks the body's type and reads it whole, up to the limit. Where it
+// is not to be read, it has answered.
+func (g *gateway) readable(w http.ResponseWriter, r *http.Request) bool {
+	kind := r.Header.Get("Content-Type")
+	if media, _, err := mime.ParseMediaType(kind); kind != "" && (err != nil || media != "application/json") {
+		w.Header().Set("Accept", "application/json")
+		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "The body must be application/json."))
+		return false
+	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
+		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "The body must not be compressed."))
+		return false
+	}
+	g.boundBody(w, r)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, rpc.MaxRequest))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		g.refuse(w, r, fault.New(fault.ReasonRequestTooLarge, "The body has more than 1 MiB."))
+		return false
+	}
+	if err != nil {
+		g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The body did not arrive whole.").WithCause(err))
+		return false
+	}
+	if len(body) > 0 && kind == "" {
+		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "Say Content-Type: application/json."))
+		return false
+	}
+	r.Body = io.NopCloser(strings.NewReader(string(body)))
+	return true
+}
+
+// marshaler is protobuf JSON under the field names of the contract, zero values
+// written out. It reads strictly: what follows the first JSON value, and a field
+// that the request does not have, are errors.
+type marshaler struct{ runtime.JSONPb }
+
+// NewDecoder implements runtime.Marshaler.
+func (m *marshaler) NewDecoder(r io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(v any) error {
+		body, err := io.ReadAll(r)
+		if err != nil {
+			return fmt.Errorf("read the body: %w", err)
+		}
+		if len(body) == 0 {
+			return io.EOF // to the translator an empty request
+		}
+		if err := m.Unmarshal(body, v); err != nil {
+			return err //nolint:wrapcheck // its text is what the caller reads
+		}
+		if !json.Valid(body) {
+			return errors.New("there is more after the JSON value")
+		}
+		return nil
+	})
+}
+
+// condition is what a request asks of the version of its answer.
+type condition struct {
+	route       route
+	ifNoneMatch string
+}
+
+type conditionKey struct{}
+
+// conditional sets ETag and Cache-Control on an answer that was a success, and
+// answers 304 where the client has that version. The version is the message's
+// own etag; a public answer without one gets its digest.
+func conditional(ctx context.Context, w http.ResponseWriter, answer proto.Message) error {
+	asked, _ := ctx.Value(conditionKey{}).(condition)
+	read := asked.route.verb == http.MethodGet
+	tag := etagOf(answer)
+	if read && isPublic(asked.route.method) {
+		w.Header().Set("Cache-Control", publicCache)
+		if tag == "" {
+			var err error
+			if tag, err = digest(answer); err != nil {
+				return err
+			}
+		}
+	}
+	if tag == "" {
+		return nil
+	}
+	w.Header().Set("ETag", `"`+tag+`"`)
+	if read && matches(asked.ifNoneMatch, tag) {
+		w.WriteHeader(http.StatusNotModified) // what the translator writes after it is dropped
+	}
+	return nil
+}
+
+// etagOf returns the etag of the message that makes the answer's body, or "".
+func etagOf(answer proto.Message) string {
+	var body any = answer
+	if wrapped, ok := answer.(interface{ XXX_ResponseBody() any }); ok {
+		body = wrapped.XXX_ResponseBody()
+	}
+	versioned, ok := body.(interface{ GetEtag() string })
+	if !ok {
+		return ""
+	}
+	tag := versioned.GetEtag()
+	if strings.ContainsFunc(tag, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' }) {
+		return "" // not to be put into a header
+	}
+	return tag
+}
+
+func digest(answer proto.Message) (string, error) {
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(answer)
+	if err != nil {
+		return "", fmt.Errorf("digest the answer: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return base64.RawURLEncoding.EncodeToString(sum[:12]), nil
+}
+
+// matches reports whether an If-None-Match header names the version (RFC 9110,
+// section 13.1.2: a list, compared weakly, or a star).
+func matches(ifNoneMatch, tag string) bool {
+	for candidate := range strings.SplitSeq(ifNoneMatch, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == `"`+tag+`"` {
+			return true
+		}
+	}
+	return false
+}

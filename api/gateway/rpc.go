@@ -1,0 +1,187 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	"connectrpc.com/grpcreflect/v2"
+	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"bookworm/internal/fault"
+	"bookworm/internal/rpc"
+	"bookworm/internal/telemetry"
+)
+
+// procedure is a call that may come from outside, and the way to its context.
+type procedure struct {
+	method protoreflect.MethodDescriptor
+	proxy  http.Handler
+}
+
+// serveRPC hands a Connect, gRPC or gRPC-Web call to its context, if its rule lets
+// the caller in. A procedure for the shop's own services does not exist here.
+func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
+	called, ok := g.procedures[r.URL.Path]
+	if !ok {
+		if r.Method != http.MethodPost || !g.rpcErrors.IsSupported(r) {
+			g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
+			return
+		}
+		unknown := rpc.Coded(fault.New(fault.ReasonNotFound, "There is no such procedure."))
+		unimplemented := connect.NewError(connect.CodeUnimplemented, unknown.Message())
+		for _, detail := range unknown.Details() {
+			unimplemented = unimplemented.WithDetail(detail)
+		}
+		g.writeRPC(w, r, unimplemented)
+		return
+	}
+	g.named(r, r.URL.Path)
+	caller, err := rpc.Authenticate(r.Context(), g.verifier, r.Header.Get("Authorization"))
+	if err == nil {
+		err = rpc.Authorize(caller, called.method)
+	}
+	if err != nil {
+		g.refuseRPC(w, r, err)
+		return
+	}
+	if !called.method.IsStreamingClient() && !called.method.IsStreamingServer() {
+		ctx, cancel := context.WithTimeout(r.Context(), unaryTimeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+		g.boundBody(w, r)
+	}
+	w.Header().Del("Cache-Control") // the answer gets its own
+	called.proxy.ServeHTTP(w, r)
+}
+
+// refuseRPC answers with a fault in the caller's protocol.
+func (g *gateway) refuseRPC(w http.ResponseWriter, r *http.Request, err error) {
+	f := fault.As(err)
+	if f == nil {
+		f = fault.New(fault.ReasonInternal, "").WithCause(err)
+	}
+	if !g.rpcErrors.IsSupported(r) {
+		g.refuse(w, r, f)
+		return
+	}
+	switch f.Kind() {
+	case fault.Internal:
+		g.logger.ErrorContext(r.Context(), "call failed", "procedure", r.URL.Path, "error", err)
+	case fault.Unavailable:
+		g.logger.WarnContext(r.Context(), "call not served", "procedure", r.URL.Path, "error", err)
+	case fault.Unauthenticated:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	default:
+	}
+	g.writeRPC(w, r, rpc.Coded(f))
+}
+
+func (g *gateway) writeRPC(w http.ResponseWriter, r *http.Request, coded *connect.Error) {
+	if err := g.rpcErrors.Write(w, r, coded); err != nil {
+		g.logger.DebugContext(r.Context(), "answer not sent", "error", err) // the client went away
+	}
+}
+
+// proxy returns the way to one context for all its procedures.
+func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.ReverseProxy {
+	proxy := g.newProxy(base, transport)
+	proxy.ModifyResponse = func(response *http.Response) error {
+		response.Header.Set("Cache-Control", "private, no-store")
+		called, ok := g.procedures[recordOf(response.Request.Context()).route]
+		good := response.StatusCode == http.StatusOK || response.StatusCode == http.StatusNotModified
+		if ok && good && response.Request.Method == http.MethodGet && isPublic(called.method) {
+			response.Header.Set("Cache-Control", publicCache)
+		}
+		return nil
+	}
+	proxy.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
+		w.Header().Set("Cache-Control", "private, no-store")
+		if errors.Is(err, context.Canceled) {
+			g.writeRPC(w, r, connect.NewError(connect.CodeCanceled, "The call was cancelled.")) // mostly to nobody
+			return
+		}
+		g.refuseRPC(w, r, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").WithCause(err))
+	}
+	return proxy
+}
+
+// rewriteHeaders gives a request on its way to a backend this request's trace,
+// and the version it is conditional on in the form that messages use.
+func rewriteHeaders(ctx context.Context, header http.Header) {
+	telemetry.Propagator().Inject(ctx, propagation.HeaderCarrier(header))
+	if condition := header.Get("If-Match"); condition != "" {
+		header.Set("If-Match", versionOf(condition))
+		if versionOf(condition) == "" {
+			header.Del("If-Match")
+		}
+	}
+}
+
+// reflect serves gRPC reflection of what can be called from outside.
+func (g *gateway) reflect() http.Handler {
+	var services []string
+	for _, called := range g.procedures {
+		services = append(services, string(called.method.Parent().FullName()))
+	}
+	slices.Sort(services)
+	services = slices.Compact(services)
+	server := connect.NewServer()
+	grpcreflect.Register(server, grpcreflect.WithNamer(grpcreflect.NamerFunc(func() []string { return services })))
+	mux := http.NewServeMux()
+	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(rpc.MaxRequest))
+	return mux
+}
+
+// webhookPath is where the payment provider reports; the finance context serves
+// the same path and checks the signature over the raw body.
+const webhookPath = "/webhooks/stripe"
+
+func (g *gateway) webhookProxy(base *url.URL, transport http.RoundTripper) http.Handler {
+	proxy := g.newProxy(base, transport)
+	proxy.ModifyResponse = func(response *http.Response) error {
+		response.Header.Del("Cache-Control") // the gateway's own stands
+		return nil
+	}
+	proxy.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
+		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+			g.refuse(w, r, fault.New(fault.ReasonRequestTooLarge, "The body has more than 1 MiB."))
+			return
+		}
+		g.refuse(w, r, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").WithCause(err))
+	}
+	return proxy
+}
+
+// serveWebhook passes the provider's report on as it is. It carries a signature
+// in place of an access token.
+func (g *gateway) serveWebhook(w http.ResponseWriter, r *http.Request) {
+	g.named(r, webhookPath)
+	if r.Method != http.MethodPost {
+		g.refuseMethod(w, r, http.MethodPost)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), unaryTimeout)
+	defer cancel()
+	r = r.WithContext(ctx)
+	g.boundBody(w, r)
+	r.Body = http.MaxBytesReader(w, r.Body, rpc.MaxRequest)
+	g.webhooks.ServeHTTP(w, r)
+}
+
+// versionOf returns the opaque version in an If-Match or If-None-Match header,
+// as messages carry it in etag; "" for a star, which asks for no certain one.
+func versionOf(condition string) string {
+	condition = strings.TrimSpace(condition)
+	if condition == "*" {
+		return ""
+	}
+	return strings.Trim(strings.TrimPrefix(condition, "W/"), `"`)
+}
