@@ -20,7 +20,7 @@ help: ## List the targets
 ##
 
 .PHONY: run
-run: dev-binary ## Start the whole shop on this machine, until Ctrl-C
+run: setup dev-binary ## Start the whole shop on this machine, until Ctrl-C
 	@exec $(DEV) run
 
 .PHONY: token
@@ -101,7 +101,7 @@ check-workflows: tools
 
 .PHONY: setup
 setup: ## Install what the tests run on, where it is missing: PostgreSQL, Redis
-	dev/setup.sh
+	@dev/setup.sh
 
 .PHONY: test
 test: tools setup dev-binary ## Run all tests of both modules with the race detector
