@@ -222,9 +222,9 @@ func (s *Sender) send(ctx context.Context, m Message) *Error {
 func (s *Sender) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if s.tls {
 		dialer := tls.Dialer{Config: &tls.Config{ServerName: s.host, MinVersion: tls.VersionTLS12}}
-		return dialer.DialContext(ctx, network, address) //nolint:wrapcheck // classified by unreachable
+		return dialer.DialContext(ctx, network, address)
 	}
-	return (&net.Dialer{}).DialContext(ctx, network, address) //nolint:wrapcheck // as above
+	return (&net.Dialer{}).DialContext(ctx, network, address)
 }
 
 // messageID is what may stand between the angle brackets.

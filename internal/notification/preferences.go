@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,6 +17,24 @@ type Preferences struct {
 	OrderEmails     bool
 	MarketingEmails bool
 	Version         int64 // 0: the shopper has never set any
+}
+
+// ETag returns the version in the form in which shoppers see it.
+func (p Preferences) ETag() string { return "v" + strconv.FormatInt(p.Version, 10) }
+
+// ParseETag returns the version of an etag; quotes around it, as in an If-Match
+// header, do not matter. Errors: INVALID_ARGUMENT.
+func ParseETag(etag string) (int64, error) {
+	bare := etag
+	if len(bare) >= 2 && strings.HasPrefix(bare, `"`) && strings.HasSuffix(bare, `"`) {
+		bare = bare[1 : len(bare)-1]
+	}
+	version, err := strconv.ParseInt(strings.TrimPrefix(bare, "v"), 10, 64)
+	if err != nil || version < 0 || bare != (Preferences{Version: version}).ETag() {
+		const problem = "is not an etag of preferences"
+		return 0, fault.New(fault.ReasonInvalidArgument, "The etag %s.", problem).WithField("etag", problem)
+	}
+	return version, nil
 }
 
 // defaults hold for a shopper who has never set any: what concerns an order is
@@ -44,7 +64,7 @@ func (s *Store) Preferences(ctx context.Context, subject string) (Preferences, e
 }
 
 // UpdatePreferences changes the subject's preferences and returns the new ones.
-// Errors: STALE_VERSION.
+// Errors: STALE_VERSION, with the current etag.
 func (s *Store) UpdatePreferences(ctx context.Context, subject string, c Change) (Preferences, error) {
 	// Version 0 is that of the defaults, so the row must not be there; any other
 	// version is that of a row, which must be. Both are decided in one statement.
@@ -70,7 +90,12 @@ func (s *Store) UpdatePreferences(ctx context.Context, subject string, c Change)
 	}
 	p, err := scanPreferences(s.pool.QueryRow(ctx, statement, args...))
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Preferences{}, fault.New(fault.ReasonStaleVersion, "The preferences have changed since you read them.")
+		current, err := s.Preferences(ctx, subject)
+		if err != nil {
+			return Preferences{}, err
+		}
+		return Preferences{}, fault.New(fault.ReasonStaleVersion, "The preferences have changed since you read them.").
+			With("etag", current.ETag())
 	}
 	if err != nil {
 		return Preferences{}, fmt.Errorf("update preferences: %w", err)
@@ -80,5 +105,5 @@ func (s *Store) UpdatePreferences(ctx context.Context, subject string, c Change)
 
 func scanPreferences(row pgx.Row) (p Preferences, err error) {
 	err = row.Scan(&p.OrderEmails, &p.MarketingEmails, &p.Version)
-	return p, err //nolint:wrapcheck // the callers know what they did
+	return p, err
 }

@@ -88,7 +88,7 @@ func (h traced) Handle(ctx context.Context, record slog.Record) error {
 			slog.String("span_id", span.SpanID().String()),
 		)
 	}
-	return h.Handler.Handle(ctx, record) //nolint:wrapcheck // a handler in a chain
+	return h.Handler.Handle(ctx, record)
 }
 
 func (h traced) WithAttrs(attrs []slog.Attr) slog.Handler { return traced{h.Handler.WithAttrs(attrs)} }

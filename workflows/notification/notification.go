@@ -59,7 +59,7 @@ func Workflow(ctx workflow.Context, m Mail) (Result, error) {
 		show(ctx, m, "is being sent", "")
 		result, err := send(ctx, m)
 		if ctx.Err() != nil {
-			return result, ctx.Err() //nolint:wrapcheck // a cancellation, as the server knows it
+			return result, ctx.Err()
 		}
 		unknown := err == nil && result.State == string(notification.Unknown)
 		if err == nil && !unknown {
@@ -80,7 +80,7 @@ func Workflow(ctx workflow.Context, m Mail) (Result, error) {
 func send(ctx workflow.Context, m Mail) (Result, error) {
 	var result Result
 	err := local(ctx, activity.SendOrderMail, m).Get(ctx, &result)
-	return result, err //nolint:wrapcheck // read by problem
+	return result, err
 }
 
 // local runs an activity in the worker that runs the workflow, without a write at
@@ -133,7 +133,7 @@ func park(ctx workflow.Context, m Mail, orders workflow.ReceiveChannel, why stri
 	selector.Select(ctx)
 	if ctx.Err() != nil {
 		show(ctx, m, "left unsent by an operator", why)
-		return ctx.Err() //nolint:wrapcheck // a cancellation, as the server knows it
+		return ctx.Err()
 	}
 	return step(ctx, "mail is sent again")
 }
