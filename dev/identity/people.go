@@ -39,12 +39,18 @@ type Person struct {
 func (p Person) Name() string { return p.GivenName + " " + p.FamilyName }
 
 var people = []Person{
-	{Username: "alice", Subject: "0b00c000-0000-4000-8000-000000000001", Email: "alice@bookworm.example",
-		GivenName: "Alice", FamilyName: "Appleby", Roles: []string{"customer"}},
-	{Username: "bob", Subject: "0b00c000-0000-4000-8000-000000000002", Email: "bob@bookworm.example",
-		GivenName: "Bob", FamilyName: "Baker", Roles: []string{"customer"}},
-	{Username: "ops", Subject: "0b00c000-0000-4000-8000-000000000003", Email: "ops@bookworm.example",
-		GivenName: "Olivia", FamilyName: "Park", Roles: []string{"admin", "customer"}},
+	{
+		Username: "alice", Subject: "0b00c000-0000-4000-8000-000000000001", Email: "alice@bookworm.example",
+		GivenName: "Alice", FamilyName: "Appleby", Roles: []string{"customer"},
+	},
+	{
+		Username: "bob", Subject: "0b00c000-0000-4000-8000-000000000002", Email: "bob@bookworm.example",
+		GivenName: "Bob", FamilyName: "Baker", Roles: []string{"customer"},
+	},
+	{
+		Username: "ops", Subject: "0b00c000-0000-4000-8000-000000000003", Email: "ops@bookworm.example",
+		GivenName: "Olivia", FamilyName: "Park", Roles: []string{"admin", "customer"},
+	},
 }
 
 // People returns those who can sign in.
@@ -117,6 +123,7 @@ func (c *client) IsScopeAllowed(string) bool           { return false }
 func (c *client) IDTokenUserinfoClaimsAssertion() bool { return true }
 func (c *client) ClockSkew() time.Duration             { return 0 }
 
+//nolint:revive,staticcheck // the name is the op package's
 func (c *client) RestrictAdditionalIdTokenScopes() func([]string) []string {
 	return func(scopes []string) []string { return scopes }
 }

@@ -54,7 +54,7 @@ type Options struct {
 }
 
 // DefaultServiceSecret is the secret of bookworm-service unless Options say otherwise.
-const DefaultServiceSecret = "bookworm-service-secret" //nolint:gosec // for development only
+const DefaultServiceSecret = "bookworm-service-secret"
 
 // Server is a running provider. Its methods are safe for concurrent use.
 type Server struct {

@@ -277,8 +277,10 @@ func (st *store) client(id string) (*client, bool) {
 	defer st.mu.Unlock()
 	switch id {
 	case ClientWeb:
-		return &client{id: id, auth: oidc.AuthMethodNone, redirects: st.redirects, postLogout: st.postLogout,
-			grants: []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken}}, true
+		return &client{
+			id: id, auth: oidc.AuthMethodNone, redirects: st.redirects, postLogout: st.postLogout,
+			grants: []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken},
+		}, true
 	case ClientCLI:
 		return &client{id: id, auth: oidc.AuthMethodNone, grants: []oidc.GrantType{grantTypePassword, oidc.GrantTypeRefreshToken}}, true
 	case ClientService:
@@ -517,7 +519,7 @@ func (st *store) GetPrivateClaimsFromRequest(_ context.Context, r op.TokenReques
 }
 
 func (st *store) GetPrivateClaimsFromScopes(context.Context, string, string, []string) (map[string]any, error) {
-	return nil, nil
+	return nil, nil //nolint:nilnil // no claims
 }
 
 // SetUserinfoFromRequest fills the ID token.

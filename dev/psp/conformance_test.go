@@ -27,7 +27,7 @@ func newClient(url, key string) *stripe.Client {
 		URL:               stripe.String(url),
 		HTTPClient:        &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{}},
 		MaxNetworkRetries: stripe.Int64(0),
-		EnableTelemetry:   stripe.Bool(false),
+		EnableTelemetry:   new(false),
 		LeveledLogger:     &stripe.LeveledLogger{Level: stripe.LevelNull},
 	})))
 }
@@ -85,12 +85,12 @@ func conform(t *testing.T, p provider) {
 // purchase is a confirmed card payment with manual capture, as the shop makes it.
 func purchase(method string, amount int64) *stripe.PaymentIntentCreateParams {
 	params := &stripe.PaymentIntentCreateParams{
-		Amount:             stripe.Int64(amount),
+		Amount:             new(amount),
 		Currency:           stripe.String("usd"),
 		PaymentMethod:      stripe.String(method),
 		PaymentMethodTypes: []*string{stripe.String("card")},
 		CaptureMethod:      stripe.String("manual"),
-		Confirm:            stripe.Bool(true),
+		Confirm:            new(true),
 		Description:        stripe.String("BookWorm conformance"),
 	}
 	params.AddMetadata("order_id", uuid.NewString())
@@ -110,7 +110,7 @@ func (p provider) capture(t *testing.T, id string, amount int64) *stripe.Payment
 	t.Helper()
 	params := &stripe.PaymentIntentCaptureParams{}
 	if amount > 0 {
-		params.AmountToCapture = stripe.Int64(amount)
+		params.AmountToCapture = new(amount)
 	}
 	in, err := p.client.V1PaymentIntents.Capture(t.Context(), id, params)
 	if err != nil {
@@ -215,7 +215,7 @@ func conformReturnURL(t *testing.T, p provider) {
 	params = purchase("pm_card_visa", 900)
 	params.PaymentMethodTypes = nil
 	params.AutomaticPaymentMethods = &stripe.PaymentIntentCreateAutomaticPaymentMethodsParams{
-		Enabled: stripe.Bool(true), AllowRedirects: stripe.String("never"),
+		Enabled: new(true), AllowRedirects: stripe.String("never"),
 	}
 	in := p.create(t, params)
 	equal(t, "status", in.Status, stripe.PaymentIntentStatusRequiresCapture)
@@ -241,8 +241,7 @@ func conformDeclines(t *testing.T, p provider) {
 			if want.decline != "" {
 				equal(t, "decline code", e.DeclineCode, want.decline)
 			}
-			var card *stripe.CardError
-			if !errors.As(err, &card) {
+			if _, ok := errors.AsType[*stripe.CardError](err); !ok {
 				t.Errorf("error is no CardError: %v", err)
 			}
 			if e.PaymentIntent == nil {
@@ -295,7 +294,7 @@ func conformAuthentication(t *testing.T, p provider) {
 
 func conformOffSession(t *testing.T, p provider) {
 	params := purchase("pm_card_threeDSecure2Required", 4200)
-	params.OffSession = stripe.Bool(true)
+	params.OffSession = new(true)
 	_, err := p.client.V1PaymentIntents.Create(t.Context(), params)
 	wantError(t, err, http.StatusPaymentRequired, stripe.ErrorTypeCard, stripe.ErrorCodeAuthenticationRequired)
 }

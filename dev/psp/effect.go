@@ -33,8 +33,10 @@ type Effect struct {
 }
 
 func (in *intent) effect(kind EffectKind, amount int64, c *call) Effect {
-	return Effect{Time: time.Now().UTC(), Kind: kind, Intent: in.ID, OrderID: in.Metadata["order_id"],
-		Amount: amount, Currency: in.Currency, IdempotencyKey: c.key}
+	return Effect{
+		Time: time.Now().UTC(), Kind: kind, Intent: in.ID, OrderID: in.Metadata["order_id"],
+		Amount: amount, Currency: in.Currency, IdempotencyKey: c.key,
+	}
 }
 
 // Effects returns every effect so far, oldest first.

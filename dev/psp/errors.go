@@ -39,8 +39,10 @@ func (e *apiError) answer(*call) answer {
 
 // invalidParam refuses a request before processing: its key is not used up.
 func invalidParam(param, code, message string) *apiError {
-	return &apiError{Status: http.StatusBadRequest, Type: typeInvalidRequest, Param: param, Code: code,
-		DocURL: docURL(code), Message: message}
+	return &apiError{
+		Status: http.StatusBadRequest, Type: typeInvalidRequest, Param: param, Code: code,
+		DocURL: docURL(code), Message: message,
+	}
 }
 
 func missingParam(param string) *apiError {
@@ -49,8 +51,10 @@ func missingParam(param string) *apiError {
 
 // missingResource answers an id in the path or a parameter that names nothing.
 func missingResource(status int, param, noun, id string) *apiError {
-	return &apiError{Status: status, Type: typeInvalidRequest, Code: "resource_missing", Param: param,
-		DocURL: docURL("resource_missing"), Message: fmt.Sprintf("No such %s: '%s'", noun, id)}
+	return &apiError{
+		Status: status, Type: typeInvalidRequest, Code: "resource_missing", Param: param,
+		DocURL: docURL("resource_missing"), Message: fmt.Sprintf("No such %s: '%s'", noun, id),
+	}
 }
 
 func docURL(code string) string {

@@ -133,8 +133,10 @@ func (s *Server) faultBefore(w http.ResponseWriter, r *http.Request, c *call, f 
 		s.respond(w, c, (&apiError{Status: http.StatusInternalServerError, Type: typeAPI, Message: "An unknown error occurred."}).answer(c))
 		return false
 	case RateLimit429:
-		s.respond(w, c, (&apiError{Status: http.StatusTooManyRequests, Type: typeInvalidRequest, Code: "rate_limit",
-			DocURL: docURL("rate_limit"), Message: "Request rate limit exceeded. Learn more at https://stripe.com/docs/rate-limits."}).answer(c))
+		s.respond(w, c, (&apiError{
+			Status: http.StatusTooManyRequests, Type: typeInvalidRequest, Code: "rate_limit",
+			DocURL: docURL("rate_limit"), Message: "Request rate limit exceeded. Learn more at https://stripe.com/docs/rate-limits.",
+		}).answer(c))
 		return false
 	case Slow, TimeoutAfterEffect, "":
 	}
@@ -180,8 +182,10 @@ func (s *Server) injectFault(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	err := s.Inject(Fault{Operation: f.Operation, Kind: f.Kind, Count: f.Count,
-		Delay: time.Duration(f.DelayMS) * time.Millisecond, OrderID: f.OrderID})
+	err := s.Inject(Fault{
+		Operation: f.Operation, Kind: f.Kind, Count: f.Count,
+		Delay: time.Duration(f.DelayMS) * time.Millisecond, OrderID: f.OrderID,
+	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

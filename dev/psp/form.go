@@ -138,6 +138,8 @@ type listWire struct {
 	URL     string `json:"url"`
 	HasMore bool   `json:"has_more"`
 	Data    []any  `json:"data"`
+
+	last string // id of the last item
 }
 
 // paged cuts the page out of items, which are in order of creation.
@@ -173,6 +175,7 @@ func paged[T any](items []T, p page, url string, id func(T) string, created func
 	}
 	for _, item := range newest {
 		list.Data = append(list.Data, render(item))
+		list.last = id(item)
 	}
 	return list, nil
 }

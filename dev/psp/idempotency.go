@@ -22,13 +22,17 @@ func (s *Server) acquireKey(c *call) (*answer, *apiError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.inFlight[c.key] {
-		return nil, &apiError{Status: http.StatusConflict, Type: typeIdempotency, Code: "idempotency_key_in_use",
-			Message: "There is currently another in-progress request using this Idempotent Key (that probably means you submitted twice, and the other request is still going through). Please try again later."}
+		return nil, &apiError{
+			Status: http.StatusConflict, Type: typeIdempotency, Code: "idempotency_key_in_use",
+			Message: "There is currently another in-progress request using this Idempotent Key (that probably means you submitted twice, and the other request is still going through). Please try again later.",
+		}
 	}
 	kept, ok := s.state.answers[c.key]
 	if ok && kept.Fingerprint != c.fingerprint() {
-		return nil, &apiError{Status: http.StatusBadRequest, Type: typeIdempotency,
-			Message: "Keys for idempotent requests can only be used with the same parameters they were first used with. Try using a key other than '" + c.key + "' if you meant to execute a different request."}
+		return nil, &apiError{
+			Status: http.StatusBadRequest, Type: typeIdempotency,
+			Message: "Keys for idempotent requests can only be used with the same parameters they were first used with. Try using a key other than '" + c.key + "' if you meant to execute a different request.",
+		}
 	}
 	s.inFlight[c.key] = true
 	if ok {

@@ -184,14 +184,14 @@ func (in *intent) readTerms(f form) *apiError {
 		return invalidParam("", "", "You may only specify one of these parameters: automatic_payment_methods, payment_method_types.")
 	}
 	if in.Automatic {
-		in.Methods = []string{"card", "link"}
+		in.Methods = []string{kindCard, "link"}
 		in.AllowRedirects = apm["allow_redirects"]
 		if in.AllowRedirects == "" {
 			in.AllowRedirects = "always"
 		}
 	}
 	if len(in.Methods) == 0 {
-		in.Methods = []string{"card"}
+		in.Methods = []string{kindCard}
 	}
 	return nil
 }
@@ -252,7 +252,8 @@ func (s *Server) attempt(c *call, in *intent, method *paymentMethod) (change, an
 		return change{}, nil, invalidParam("", "", "This PaymentIntent is configured to accept payment methods enabled in your Dashboard. Because some of these payment methods might redirect your customer off of your page, you must provide a `return_url`. If you don't want to accept redirect-based payment methods, set `automatic_payment_methods[enabled]` to `true` and `automatic_payment_methods[allow_redirects]` to `never` when creating Setup Intents and Payment Intents.")
 	}
 	if method.bank && (in.CaptureMethod == captureManual || in.Currency != "usd") {
-		return change{}, nil, invalidParam("payment_method", "payment_intent_incompatible_payment_method", "us_bank_account takes automatic capture in usd only.")
+		return change{}, nil, invalidParam("payment_method", "payment_intent_incompatible_payment_method",
+			"us_bank_account takes automatic capture in usd only.")
 	}
 	offSession := c.form.get("off_session") == "true" || c.form.get("off_session") == "one_off"
 	in.LastError = nil
@@ -262,8 +263,10 @@ func (s *Server) attempt(c *call, in *intent, method *paymentMethod) (change, an
 	case method.decline != nil:
 		ch = s.decline(c, in, method, *method.decline)
 	case method.challenge && (offSession || c.form.get("error_on_requires_action") == "true"):
-		ch = s.decline(c, in, method, decline{code: "authentication_required", reason: "authentication_required",
-			message: "Your card was declined. This transaction requires authentication."})
+		ch = s.decline(c, in, method, decline{
+			code: "authentication_required", reason: "authentication_required",
+			message: "Your card was declined. This transaction requires authentication.",
+		})
 	case method.challenge:
 		in.Status = requiresAction
 		ch = change{Intent: in, Events: []event{s.intentEvent("payment_intent.requires_action", in, c)}}
@@ -345,9 +348,11 @@ func (s *Server) captureIntent(c *call) (change, any, *apiError) {
 	case amount < 1:
 		return change{}, nil, invalidParam("amount_to_capture", "parameter_invalid_integer", "This value must be greater than or equal to 1.")
 	case amount > in.capturable():
-		return change{}, nil, &apiError{Status: http.StatusBadRequest, Remember: true, Type: typeInvalidRequest, Code: "amount_too_large",
+		return change{}, nil, &apiError{
+			Status: http.StatusBadRequest, Remember: true, Type: typeInvalidRequest, Code: "amount_too_large",
 			DocURL: docURL("amount_too_large"), Param: "amount_to_capture",
-			Message: fmt.Sprintf("The capture amount %d is greater than the remaining capturable amount %d.", amount, in.capturable())}
+			Message: fmt.Sprintf("The capture amount %d is greater than the remaining capturable amount %d.", amount, in.capturable()),
+		}
 	}
 	if err := in.mergeMetadata(c.form); err != nil {
 		return change{}, nil, err
@@ -417,8 +422,10 @@ func (s *Server) find(c *call) (*intent, *apiError) {
 
 // unexpected refuses a transition that the status doesn't allow.
 func (in *intent) unexpected(s *Server, message string, remember bool) *apiError {
-	e := &apiError{Status: http.StatusBadRequest, Remember: remember, Type: typeInvalidRequest,
-		Code: "payment_intent_unexpected_state", DocURL: docURL("payment_intent_unexpected_state"), Message: message}
+	e := &apiError{
+		Status: http.StatusBadRequest, Remember: remember, Type: typeInvalidRequest,
+		Code: "payment_intent_unexpected_state", DocURL: docURL("payment_intent_unexpected_state"), Message: message,
+	}
 	if remember {
 		e.PaymentIntent = in.wire(s, nil, "")
 	}
@@ -490,7 +497,8 @@ func (s *Server) searchIntents(c *call) (any, *apiError) {
 	for _, clause := range searchAnd.Split(c.form.get("query"), -1) {
 		m := searchClause.FindStringSubmatch(clause)
 		if m == nil {
-			return nil, invalidParam("query", "", "We were unable to parse your search query. Try using the format `metadata[\"key\"]:\"value\"` to query for metadata.")
+			return nil, invalidParam("query", "",
+				"We were unable to parse your search query. Try using the format `metadata[\"key\"]:\"value\"` to query for metadata.")
 		}
 		key, field, value := m[1]+m[2], m[3], m[4]+m[5]
 		found = slices.DeleteFunc(found, func(in *intent) bool {
@@ -513,8 +521,7 @@ func (s *Server) searchIntents(c *call) (any, *apiError) {
 	}
 	result := searchWire{Object: "search_result", URL: list.URL, HasMore: list.HasMore, Data: list.Data}
 	if list.HasMore {
-		next := list.Data[len(list.Data)-1].(*intentWire).ID
-		result.NextPage = &next
+		result.NextPage = &list.last
 	}
 	return result, nil
 }

@@ -75,7 +75,7 @@ func openJournal(dir string, apply func(change)) (*journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data folder: %w", err)
 	}
-	file, err := os.OpenFile(filepath.Join(dir, "journal.jsonl"), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(filepath.Join(dir, "journal.jsonl"), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // in the data folder
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}

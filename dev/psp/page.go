@@ -49,9 +49,11 @@ func (s *Server) showIntents(w http.ResponseWriter, _ *http.Request) {
 		if len(data.Intents) == shownRows {
 			break
 		}
-		row := intentRow{ID: in.ID, Order: in.Metadata["order_id"], Status: string(in.Status),
+		row := intentRow{
+			ID: in.ID, Order: in.Metadata["order_id"], Status: string(in.Status),
 			Amount: money(in.Amount, in.Currency), Captured: money(in.Received, in.Currency), Refunded: money(in.Refunded, in.Currency),
-			Method: in.PaymentMethod, Created: time.Unix(in.Created, 0).UTC().Format("2006-01-02 15:04:05")}
+			Method: in.PaymentMethod, Created: time.Unix(in.Created, 0).UTC().Format("2006-01-02 15:04:05"),
+		}
 		if last := in.latest(); row.Method == "" && last != nil {
 			row.Method = last.PaymentMethod
 		}
@@ -61,8 +63,10 @@ func (s *Server) showIntents(w http.ResponseWriter, _ *http.Request) {
 		if len(data.Effects) == shownRows {
 			break
 		}
-		data.Effects = append(data.Effects, effectRow{e.Seq, string(e.Kind), money(e.Amount, e.Currency), e.OrderID, e.Intent,
-			e.Time.Format("15:04:05.000")})
+		data.Effects = append(data.Effects, effectRow{
+			e.Seq, string(e.Kind), money(e.Amount, e.Currency), e.OrderID, e.Intent,
+			e.Time.Format("15:04:05.000"),
+		})
 	}
 	s.mu.Unlock()
 	s.render(w, "intents.html", data)
@@ -95,8 +99,10 @@ func (s *Server) showChallenge(w http.ResponseWriter, r *http.Request) {
 		Style                                template.CSS
 		Open                                 bool
 		Amount, Order, Last4, Secret, Status string
-	}{Style: style, Open: in.Status == requiresAction, Amount: money(in.Amount, in.Currency),
-		Order: in.Metadata["order_id"], Secret: in.ClientSecret, Status: string(in.Status)}
+	}{
+		Style: style, Open: in.Status == requiresAction, Amount: money(in.Amount, in.Currency),
+		Order: in.Metadata["order_id"], Secret: in.ClientSecret, Status: string(in.Status),
+	}
 	if method := paymentMethods[in.PaymentMethod]; method != nil {
 		data.Last4 = method.last4
 	}

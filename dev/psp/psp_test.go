@@ -114,8 +114,7 @@ func TestFaultsBeforeTheEffect(t *testing.T) {
 			params.SetIdempotencyKey(order)
 			inject(t, server, psp.Fault{Operation: "authorize", Kind: kind, OrderID: order})
 			_, err := p.client.V1PaymentIntents.Create(t.Context(), params)
-			var e *stripe.Error
-			if errors.As(err, &e) {
+			if e, ok := errors.AsType[*stripe.Error](err); ok {
 				equal(t, "status", e.HTTPStatusCode, status)
 			} else if err == nil || status != 0 {
 				t.Fatalf("error = %v, want status %d", err, status)

@@ -46,17 +46,23 @@ func (s *Server) createRefund(c *call) (change, any, *apiError) {
 	case in.Status != succeeded:
 		return change{}, nil, in.unexpected(s, "This PaymentIntent ("+in.ID+") does not have a successful charge to refund.", true)
 	case left == 0:
-		return change{}, nil, &apiError{Status: http.StatusBadRequest, Remember: true, Type: typeInvalidRequest,
+		return change{}, nil, &apiError{
+			Status: http.StatusBadRequest, Remember: true, Type: typeInvalidRequest,
 			Code: "charge_already_refunded", DocURL: docURL("charge_already_refunded"),
-			Message: "Charge " + in.latest().ID + " has already been refunded."}
+			Message: "Charge " + in.latest().ID + " has already been refunded.",
+		}
 	case amount < 1:
 		return change{}, nil, invalidParam("amount", "parameter_invalid_integer", "This value must be greater than or equal to 1.")
 	case amount > left:
-		return change{}, nil, &apiError{Status: http.StatusBadRequest, Remember: true, Type: typeInvalidRequest, Param: "amount",
-			Message: fmt.Sprintf("Refund amount (%s) is greater than unrefunded amount on charge (%s)", money(amount, in.Currency), money(left, in.Currency))}
+		return change{}, nil, &apiError{
+			Status: http.StatusBadRequest, Remember: true, Type: typeInvalidRequest, Param: "amount",
+			Message: fmt.Sprintf("Refund amount (%s) is greater than unrefunded amount on charge (%s)", money(amount, in.Currency), money(left, in.Currency)),
+		}
 	}
-	r := &refund{ID: newID("re_3", 23), Created: time.Now().Unix(), Amount: amount, Currency: in.Currency,
-		Intent: in.ID, Charge: in.latest().ID, Reason: reason, Metadata: metadata}
+	r := &refund{
+		ID: newID("re_3", 23), Created: time.Now().Unix(), Amount: amount, Currency: in.Currency,
+		Intent: in.ID, Charge: in.latest().ID, Reason: reason, Metadata: metadata,
+	}
 	in.Refunded += amount
 	return change{
 		Intent: in, Refund: r,

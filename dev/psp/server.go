@@ -138,8 +138,10 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /v1/events", s.read("list_events", s.listEvents))
 	mux.Handle("GET /v1/events/{id}", s.read("retrieve_event", s.retrieveEvent))
 	mux.Handle("/v1/", s.read("unknown", func(c *call) (any, *apiError) {
-		return nil, &apiError{Status: http.StatusNotFound, Type: typeInvalidRequest,
-			Message: fmt.Sprintf("Unrecognized request URL (%s: %s).", c.method, c.path)}
+		return nil, &apiError{
+			Status: http.StatusNotFound, Type: typeInvalidRequest,
+			Message: fmt.Sprintf("Unrecognized request URL (%s: %s).", c.method, c.path),
+		}
 	}))
 	mux.HandleFunc("GET /3ds/{id}", s.showChallenge)
 	mux.HandleFunc("POST /3ds/{id}", s.answerChallenge)
@@ -193,8 +195,10 @@ func (s *Server) authenticate(r *http.Request) *apiError {
 	}
 	switch {
 	case !ok || key == "":
-		return &apiError{Status: http.StatusUnauthorized, Type: typeInvalidRequest,
-			Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY')."}
+		return &apiError{
+			Status: http.StatusUnauthorized, Type: typeInvalidRequest,
+			Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY').",
+		}
 	case !strings.HasPrefix(key, "sk_test_"),
 		s.secretKey != "" && subtle.ConstantTimeCompare([]byte(key), []byte(s.secretKey)) != 1:
 		return &apiError{Status: http.StatusUnauthorized, Type: typeInvalidRequest, Message: "Invalid API Key provided."}
@@ -338,7 +342,7 @@ const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 // newID is prefix and n random letters and digits.
 func newID(prefix string, n int) string {
 	b := make([]byte, n)
-	rand.Read(b) //nolint:errcheck // documented never to fail
+	rand.Read(b) // never fails
 	for i := range b {
 		b[i] = alphabet[int(b[i])%len(alphabet)]
 	}

@@ -73,7 +73,7 @@ func (in *intent) wire(s *Server, expand []string, prefix string) *intentWire {
 		CaptureMethod: in.CaptureMethod, ClientSecret: in.ClientSecret, ConfirmationMethod: in.ConfirmationMethod,
 		Created: in.Created, Currency: in.Currency, Description: orNull(in.Description), LastPaymentError: in.LastError,
 		Metadata: in.Metadata, NextAction: in.nextAction(s), PaymentMethodTypes: in.Methods,
-		PaymentMethodOptions: map[string]any{"card": map[string]any{
+		PaymentMethodOptions: map[string]any{kindCard: map[string]any{
 			"installments": nil, "mandate_options": nil, "network": nil, "request_three_d_secure": "automatic",
 		}},
 		ReceiptEmail: orNull(in.ReceiptEmail), Status: in.Status,
@@ -191,14 +191,19 @@ func (ch *charge) wire(s *Server, in *intent, expand []string, prefix string) *c
 	switch {
 	case ch.FailureCode != "":
 		w.Status = "failed"
-		w.Outcome = outcomeWire{NetworkStatus: "declined_by_network", Reason: ch.DeclineCode, RiskLevel: "normal", RiskScore: 32,
-			SellerMessage: "The bank did not return any further details with this decline.", Type: "issuer_declined"}
+		w.Outcome = outcomeWire{
+			NetworkStatus: "declined_by_network", Reason: ch.DeclineCode, RiskLevel: "normal", RiskScore: 32,
+			SellerMessage: "The bank did not return any further details with this decline.", Type: "issuer_declined",
+		}
 	case ch.Pending:
 		w.Status, w.Paid = "pending", false
 		w.Outcome = outcomeWire{NetworkStatus: "approved_by_network", RiskLevel: "not_assessed", SellerMessage: "Payment complete.", Type: "authorized"}
 	default:
 		w.Status, w.Paid = "succeeded", true
-		w.Outcome = outcomeWire{NetworkStatus: "approved_by_network", RiskLevel: "normal", RiskScore: 20, SellerMessage: "Payment complete.", Type: "authorized"}
+		w.Outcome = outcomeWire{
+			NetworkStatus: "approved_by_network", RiskLevel: "normal", RiskScore: 20,
+			SellerMessage: "Payment complete.", Type: "authorized",
+		}
 	}
 	if ch.Captured > 0 {
 		w.AmountRefunded = in.Refunded
@@ -208,7 +213,7 @@ func (ch *charge) wire(s *Server, in *intent, expand []string, prefix string) *c
 		w.AmountRefunded, w.Refunded = in.Amount, true
 	}
 	if !method.bank {
-		w.PaymentMethodDetails["card"] = ch.card(method, in)
+		w.PaymentMethodDetails[kindCard] = ch.card(method, in)
 	}
 	if expands(expand, prefix+"refunds") {
 		w.Refunds = &listWire{Object: "list", URL: "/v1/charges/" + ch.ID + "/refunds", Data: []any{}}
@@ -296,7 +301,7 @@ type refundWire struct {
 func (r *refund) wire(s *Server, in *intent, expand []string, prefix string) *refundWire {
 	w := &refundWire{
 		ID: r.ID, Object: "refund", Amount: r.Amount, Charge: r.Charge, Created: r.Created, Currency: r.Currency,
-		DestinationDetails: map[string]any{"type": "card", "card": map[string]any{
+		DestinationDetails: map[string]any{"type": kindCard, kindCard: map[string]any{
 			"reference_status": "pending", "reference_type": "acquirer_reference_number", "type": "refund",
 		}},
 		Metadata: r.Metadata, PaymentIntent: r.Intent, Reason: orNull(r.Reason), Status: "succeeded",

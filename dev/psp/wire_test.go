@@ -20,17 +20,22 @@ import (
 // structs that stripe-go decodes into.
 func TestWireShapes(t *testing.T) {
 	t.Parallel()
-	var published spec.Spec
+	var published struct {
+		Components struct {
+			Schemas map[string]json.RawMessage `json:"schemas"`
+		} `json:"components"`
+	}
 	if err := json.Unmarshal(embedded.OpenAPISpec, &published); err != nil {
 		t.Fatalf("read Stripe's description: %v", err)
 	}
+	decoded := map[string]*spec.Schema{}
 	check := func(name, schema string, raw []byte, into any) {
 		t.Helper()
 		var value any
 		if err := json.Unmarshal(raw, &value); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		w := wireCheck{schemas: published.Components.Schemas}
+		w := wireCheck{raw: published.Components.Schemas, decoded: decoded}
 		w.schema(name, &spec.Schema{Ref: "#/components/schemas/" + schema}, value)
 		w.decodes(name, reflect.TypeOf(into), value)
 		for _, problem := range w.problems {
@@ -40,7 +45,6 @@ func TestWireShapes(t *testing.T) {
 
 	server := start(t, psp.Options{})
 	p := clientOf(server)
-	ctx := t.Context()
 	expanded := []string{"latest_charge", "latest_charge.refunds", "payment_method"}
 	shape := func(name, id string) {
 		t.Helper()
@@ -50,7 +54,7 @@ func TestWireShapes(t *testing.T) {
 		if full.LatestCharge == nil {
 			return
 		}
-		charge, err := p.client.V1Charges.Retrieve(ctx, full.LatestCharge.ID, nil)
+		charge, err := p.client.V1Charges.Retrieve(t.Context(), full.LatestCharge.ID, nil)
 		if err != nil {
 			t.Fatalf("retrieve charge: %v", err)
 		}
@@ -58,7 +62,7 @@ func TestWireShapes(t *testing.T) {
 	}
 	declinedWith := func(method string) string {
 		t.Helper()
-		_, err := p.client.V1PaymentIntents.Create(ctx, purchase(method, 1000))
+		_, err := p.client.V1PaymentIntents.Create(t.Context(), purchase(method, 1000))
 		e := wantError(t, err, 402, stripe.ErrorTypeCard, "")
 		check(method+" error", "error", e.LastResponse.RawJSON, struct {
 			Error *stripe.Error `json:"error"`
@@ -71,7 +75,7 @@ func TestWireShapes(t *testing.T) {
 	shape("authorized", authorized)
 	p.capture(t, authorized, 0)
 	shape("captured", authorized)
-	refund, err := p.client.V1Refunds.Create(ctx, &stripe.RefundCreateParams{PaymentIntent: &authorized})
+	refund, err := p.client.V1Refunds.Create(t.Context(), &stripe.RefundCreateParams{PaymentIntent: &authorized})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +97,7 @@ func TestWireShapes(t *testing.T) {
 	}
 	shape("failed authentication", failed)
 	voided := p.create(t, purchase("pm_card_amex", 1000)).ID
-	if _, err := p.client.V1PaymentIntents.Cancel(ctx, voided, nil); err != nil {
+	if _, err := p.client.V1PaymentIntents.Cancel(t.Context(), voided, nil); err != nil {
 		t.Fatal(err)
 	}
 	shape("canceled", voided)
@@ -102,12 +106,12 @@ func TestWireShapes(t *testing.T) {
 	shape("processing", p.create(t, bank).ID)
 
 	events := 0
-	for e, err := range p.client.V1Events.List(ctx, nil).All(ctx) {
+	for e, err := range p.client.V1Events.List(t.Context(), nil).All(t.Context()) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		events++
-		one, err := p.client.V1Events.Retrieve(ctx, e.ID, nil)
+		one, err := p.client.V1Events.Retrieve(t.Context(), e.ID, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,20 +124,21 @@ func TestWireShapes(t *testing.T) {
 
 // wireCheck collects where a JSON value differs from what is expected.
 type wireCheck struct {
-	schemas  map[string]*spec.Schema
+	raw      map[string]json.RawMessage
+	decoded  map[string]*spec.Schema // of raw, as far as they were needed: all of it takes long
 	problems []string
 }
 
-func (w *wireCheck) report(format string, args ...any) {
+func (w *wireCheck) reportf(format string, args ...any) {
 	w.problems = append(w.problems, fmt.Sprintf(format, args...))
 }
 
 func (w *wireCheck) schema(path string, s *spec.Schema, value any) {
 	if s.Ref != "" {
 		name := strings.TrimPrefix(s.Ref, "#/components/schemas/")
-		target, ok := w.schemas[name]
-		if !ok {
-			w.report("%s: no schema %s", path, name)
+		target, err := w.named(name)
+		if err != nil {
+			w.reportf("%s: schema %s: %v", path, name, err)
 			return
 		}
 		if value == nil && s.Nullable {
@@ -144,7 +149,7 @@ func (w *wireCheck) schema(path string, s *spec.Schema, value any) {
 	}
 	if value == nil {
 		if !s.Nullable {
-			w.report("%s: null is not allowed", path)
+			w.reportf("%s: null is not allowed", path)
 		}
 		return
 	}
@@ -153,14 +158,14 @@ func (w *wireCheck) schema(path string, s *spec.Schema, value any) {
 		return
 	}
 	if len(s.Enum) > 0 && !slices.Contains(s.Enum, value) {
-		w.report("%s: %v is none of %v", path, value, s.Enum)
+		w.reportf("%s: %v is none of %v", path, value, s.Enum)
 	}
 	switch v := value.(type) {
 	case map[string]any:
 		w.object(path, s, v)
 	case []any:
 		if s.Type != "array" {
-			w.report("%s: array, want %s", path, s.Type)
+			w.reportf("%s: array, want %s", path, s.Type)
 			return
 		}
 		for i, item := range v {
@@ -177,20 +182,32 @@ func (w *wireCheck) schema(path string, s *spec.Schema, value any) {
 	}
 }
 
+func (w *wireCheck) named(name string) (*spec.Schema, error) {
+	if known, ok := w.decoded[name]; ok {
+		return known, nil
+	}
+	s := &spec.Schema{}
+	if err := json.Unmarshal(w.raw[name], s); err != nil {
+		return nil, err
+	}
+	w.decoded[name] = s
+	return s, nil
+}
+
 func (w *wireCheck) kind(path string, s *spec.Schema, got string) {
 	if s.Type != got {
-		w.report("%s: %s, want %s", path, got, s.Type)
+		w.reportf("%s: %s, want %s", path, got, s.Type)
 	}
 }
 
 func (w *wireCheck) object(path string, s *spec.Schema, value map[string]any) {
 	if s.Type != "object" {
-		w.report("%s: object, want %s", path, s.Type)
+		w.reportf("%s: object, want %s", path, s.Type)
 		return
 	}
 	for _, name := range s.Required {
 		if _, ok := value[name]; !ok {
-			w.report("%s.%s: missing", path, name)
+			w.reportf("%s.%s: missing", path, name)
 		}
 	}
 	if s.AdditionalProperties != nil || len(s.Properties) == 0 {
@@ -200,7 +217,7 @@ func (w *wireCheck) object(path string, s *spec.Schema, value map[string]any) {
 		if known, ok := s.Properties[name]; ok {
 			w.schema(path+"."+name, known, field)
 		} else {
-			w.report("%s.%s: unknown", path, name)
+			w.reportf("%s.%s: unknown", path, name)
 		}
 	}
 }
@@ -209,7 +226,7 @@ func (w *wireCheck) object(path string, s *spec.Schema, value map[string]any) {
 func (w *wireCheck) anyOf(path string, s *spec.Schema, value any) {
 	var best []string
 	for i, alternative := range s.AnyOf {
-		try := wireCheck{schemas: w.schemas}
+		try := wireCheck{raw: w.raw, decoded: w.decoded}
 		try.schema(path, alternative, value)
 		if i == 0 || len(try.problems) < len(best) {
 			best = try.problems
@@ -232,7 +249,7 @@ func (w *wireCheck) decodes(path string, t reflect.Type, value any) {
 			if goField, ok := fieldByTag(t, name); ok {
 				w.decodes(path+"."+name, goField, field)
 			} else if name != "object" { // lists decode without it
-				w.report("%s.%s: stripe-go doesn't decode it", path, name)
+				w.reportf("%s.%s: stripe-go doesn't decode it", path, name)
 			}
 		}
 	case []any:
