@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -113,7 +114,7 @@ func restStatus(t *testing.T, reason fault.Reason) int {
 	t.Helper()
 	// No call reaches the backend: the token is refused first.
 	door, err := gateway.New(t.Context(), gateway.Options{
-		Backends: map[string]string{"catalog": "http://127.0.0.1:9"}, Verifier: refusing{reason},
+		Backends: map[string]string{"catalog": "http://127.0.0.1:9"}, Verifier: refusing{reason}, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
