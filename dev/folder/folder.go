@@ -92,12 +92,14 @@ func (f *Folder) secrets() error {
 // one, else a free one. What people have bookmarked stays where it is, and two
 // stacks can run side by side.
 func (f *Folder) Port(ctx context.Context, part string, preferred int) (int, error) {
-	taken := slices.Collect(maps.Values(f.ports))
-	for _, port := range []int{f.ports[part], preferred, 0} {
-		if port != 0 && port != f.ports[part] && slices.Contains(taken, port) {
-			continue
-		}
-		if port == 0 && f.ports[part] != 0 && f.ports[part] == port {
+	candidates := []int{preferred, 0} // 0 is any free port
+	if last, ok := f.ports[part]; ok {
+		candidates = []int{last, preferred, 0}
+		delete(f.ports, part)
+	}
+	others := slices.Collect(maps.Values(f.ports))
+	for _, port := range candidates {
+		if slices.Contains(others, port) {
 			continue
 		}
 		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"bookworm/dev/folder"
+	"bookworm/dev/psp"
+	"bookworm/dev/shopper"
+	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
+)
+
+// TestO4_KilledStackLosesNoOrder kills the whole stack, servers and all, after
+// the shopper was told that the order is placed and before it is confirmed. The
+// next start finishes the order, with one capture.
+func TestO4_KilledStackLosesNoOrder(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "stack")
+	for name, operation := range map[string]string{"before the authorization": "confirm", "in the capture": "capture"} {
+		// One after the other on one folder: each round starts what the last one left.
+		killOnce(t, dir, name, operation)
+	}
+}
+
+func killOnce(t *testing.T, dir, name, operation string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	stack, a, err := launch(ctx, "run", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := signIn(t, ctx, a)
+	books, err := alice.Books(ctx, "in_stock=true&page_size=1")
+	if err != nil || len(books) != 1 {
+		t.Fatalf("found %v, %v", books, err)
+	}
+	if _, err := alice.Put(ctx, books[0].GetId(), 1); err != nil {
+		t.Fatal(err)
+	}
+	// The payment hangs, so the kill lands between place and confirmed for certain.
+	fault := fmt.Sprintf(`{"operation":%q,"kind":"slow","count":1,"delay_ms":60000}`, operation)
+	psps := &shopper.Shopper{Gateway: a["BOOKWORM_PSP_URL"]}
+	if status, _, body, err := psps.Raw(ctx, http.MethodPost, "/_dev/faults", strings.NewReader(fault)); err != nil || status >= 300 {
+		t.Fatalf("inject: %d %s %v", status, body, err)
+	}
+	key := uuid.NewString()
+	placed, _, err := alice.Place(ctx, key, shopper.Request("pm_card_visa"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(-stack.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = stack.wait() // killed, as it should be
+
+	stop, a, err := start(ctx, "run", dir)
+	if err != nil {
+		t.Fatalf("%s: the stack does not start after a kill: %v", name, err)
+	}
+	defer stop()
+	alice = signIn(t, ctx, a)
+	order, err := alice.AwaitOrder(ctx, placed.GetId(), orderingv1.Order_CONFIRMED)
+	if err != nil {
+		t.Fatalf("%s: order %s: %v", name, placed.GetId(), err)
+	}
+	if again, replayed, err := alice.Place(ctx, key, shopper.Request("pm_card_visa")); err != nil || !replayed || again.GetId() != order.GetId() {
+		t.Errorf("%s: the key now answers %v, %v, %v", name, again.GetId(), replayed, err)
+	}
+	psps.Gateway = a["BOOKWORM_PSP_URL"]
+	_, _, log, err := psps.Raw(ctx, http.MethodGet, "/_dev/log", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	captures := 0
+	for line := range strings.Lines(string(log)) {
+		var e psp.Effect
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.OrderID == order.GetId() && e.Kind == psp.EffectCapture {
+			captures++
+		}
+	}
+	if captures != 1 {
+		t.Errorf("%s: %d captures", name, captures)
+	}
+	if _, err := shopper.Await(ctx, func(ctx context.Context) ([]shopper.Mail, error) {
+		return shopper.Mails(ctx, a["BOOKWORM_INBOX_URL"], "alice@bookworm.example", order.GetId())
+	}, func(m []shopper.Mail) bool { return len(m) == 1 }); err != nil {
+		t.Errorf("%s: e-mail: %v", name, err)
+	}
+}
+
+func signIn(t *testing.T, ctx context.Context, a folder.Addresses) *shopper.Shopper { //nolint:revive // the context is not the test's
+	t.Helper()
+	token, err := shopper.Token(ctx, a["BOOKWORM_ISSUER_URL"], "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &shopper.Shopper{Gateway: a["BOOKWORM_GATEWAY_URL"], Token: token}
+}
+
+func TestSecondStackOnTheSameFolderIsRefused(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	dir := filepath.Join(t.TempDir(), "stack")
+	stop, _, err := start(ctx, "run", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	if _, _, err := start(ctx, "run", dir); err == nil || !strings.Contains(err.Error(), "a stack runs here already") {
+		t.Errorf("got %v", err)
+	}
+}
