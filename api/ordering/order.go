@@ -327,4 +327,3 @@ func totalsProto(t ordering.Totals) *orderingv1.Totals {
 		Subtotal: t.Subtotal.Proto(), Shipping: t.Shipping.Proto(), Tax: t.Tax.Proto(), Discount: t.Discount.Proto(), Total: t.Total.Proto(),
 	}
 }
-

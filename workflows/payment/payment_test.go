@@ -107,7 +107,7 @@ func TestProviderIsPolledWhenItsEventsAreLost(t *testing.T) {
 func TestCancellationReverses(t *testing.T) {
 	t.Parallel()
 	for name, answers := range map[string][]any{
-		"while the shopper acts":      {finance.RequiresAction},
+		"while the shopper acts":     {finance.RequiresAction},
 		"while the provider is away": {errors.New("connection refused")},
 	} {
 		c := &cashier{answers: answers}
