@@ -22,6 +22,7 @@ import (
 
 const (
 	superuser = "bookworm"
+	server    = "postgres" // the program, and whom it runs as for root
 	// stopTimeout is how long a server may take to write its last checkpoint
 	// before it is told to drop everything; it then recovers at the next start.
 	stopTimeout = 15 * time.Second
@@ -84,7 +85,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 func start(ctx context.Context, o Options, h *home) (*Cluster, error) {
 	if o.BinDir == "" {
 		var err error
-		if o.BinDir, err = find(h.version()); err != nil {
+		if o.BinDir, err = find(ctx, h.version()); err != nil {
 			return nil, err
 		}
 	}
@@ -124,7 +125,7 @@ func (h *home) run(ctx context.Context, o Options, password string) (*Cluster, e
 	defer func() { _ = log.Close() }() // the server has its own handle
 
 	// The server outlives the context of its start.
-	cmd := h.command(context.WithoutCancel(ctx), o.BinDir, "postgres", settings(h.data, port, o.Fast)...)
+	cmd := h.command(context.WithoutCancel(ctx), o.BinDir, server, settings(h.data, port, o.Fast)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	offset, err := log.Seek(0, 2)
 	if err != nil {
@@ -244,6 +245,7 @@ func settings(data string, port int, fast bool) []string {
 		"min_wal_size=32MB",
 		"wal_level=minimal", // nothing replicates from here
 		"max_wal_senders=0",
+		"max_logical_replication_workers=0",
 		"max_parallel_workers_per_gather=0",
 		"jit=off",
 		"timezone=UTC",
@@ -256,7 +258,8 @@ func settings(data string, port int, fast bool) []string {
 	if fast {
 		values = append(values, "fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum=off")
 	}
-	args := []string{"-D", data}
+	args := make([]string, 0, 2+2*len(values))
+	args = append(args, "-D", data)
 	for _, v := range values {
 		args = append(args, "-c", v)
 	}
@@ -268,7 +271,7 @@ func databaseURL(password string, port int) string {
 		Scheme:   "postgres",
 		User:     url.UserPassword(superuser, password),
 		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
-		Path:     "postgres",
+		Path:     "postgres", // the database that is always there
 		RawQuery: "sslmode=disable",
 	}
 	return u.String()

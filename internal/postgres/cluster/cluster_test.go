@@ -40,8 +40,10 @@ func serveChild(dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(c.URL())
-	_, err = io.Copy(io.Discard, os.Stdin)
+	_, err = fmt.Fprintln(os.Stdout, c.URL())
+	if err == nil {
+		_, err = io.Copy(io.Discard, os.Stdin)
+	}
 	return errors.Join(err, c.Stop())
 }
 
@@ -308,7 +310,7 @@ func TestDataOfMissingVersion(t *testing.T) {
 	if os.Getenv("BOOKWORM_POSTGRES_BIN") != "" {
 		t.Skip("the binaries are given")
 	}
-	if _, err := find("12"); err == nil || !strings.Contains(err.Error(), "PostgreSQL 12") {
+	if _, err := find(t.Context(), "12"); err == nil || !strings.Contains(err.Error(), "PostgreSQL 12") {
 		t.Errorf("find: %v", err)
 	}
 }

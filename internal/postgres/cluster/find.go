@@ -22,20 +22,20 @@ const oldest = 15
 // the usual places of Debian, Homebrew and Postgres.app. The error says in one
 // line what to install.
 func Find() (binDir string, err error) {
-	return find("")
+	return find(context.Background(), "")
 }
 
 // find prefers the version that made the existing data, if any.
-func find(made string) (string, error) {
+func find(ctx context.Context, made string) (string, error) {
 	if dir := os.Getenv("BOOKWORM_POSTGRES_BIN"); dir != "" {
-		if major(dir) < oldest {
+		if major(ctx, dir) < oldest {
 			return "", fmt.Errorf("BOOKWORM_POSTGRES_BIN=%s does not hold initdb and postgres of version %d or newer", dir, oldest)
 		}
 		return dir, nil
 	}
 	var found string
 	for _, dir := range candidates() {
-		version := major(dir)
+		version := major(ctx, dir)
 		if version < oldest {
 			continue
 		}
@@ -79,13 +79,13 @@ var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
 // major returns the major version of the programs in a folder, 0 if they are
 // not there.
-func major(dir string) int {
-	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
+func major(ctx context.Context, dir string) int {
+	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil { //nolint:gosec // whoever sets the environment may name any folder
 		return 0
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output() //nolint:gosec // a known place
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, server), "--version").Output() //nolint:gosec // a known place
 	if err != nil {
 		return 0
 	}

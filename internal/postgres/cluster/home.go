@@ -92,7 +92,7 @@ func Remove(ctx context.Context, dataDir string) error {
 
 // serverUser returns whom the server runs as when the caller is root.
 func serverUser() (*syscall.Credential, error) {
-	for _, name := range []string{"postgres", "nobody"} {
+	for _, name := range []string{server, "nobody"} {
 		u, err := user.Lookup(name)
 		if err != nil {
 			continue
@@ -245,7 +245,7 @@ func (h *home) openLog() (*os.File, error) {
 	if info, err := os.Stat(file); err == nil && info.Size() > large {
 		flags |= os.O_TRUNC
 	}
-	return os.OpenFile(file, flags, 0o600)
+	return os.OpenFile(file, flags, 0o600) //nolint:gosec // the folder is the caller's own
 }
 
 // logSince returns the last line the server logged after an offset.

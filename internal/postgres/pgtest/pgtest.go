@@ -28,8 +28,9 @@ import (
 
 const (
 	externalEnv = "BOOKWORM_TEST_DATABASE_URL"
-	// timeout bounds each thing done for a test here.
-	timeout = time.Minute
+	// timeout bounds each thing done for a test here. It is long because a whole
+	// test run shares the machine.
+	timeout = 2 * time.Minute
 	// prefix begins the name of every server's folder.
 	prefix = "bookworm-pgtest-"
 	// unsweptAge is how young a folder is left alone: its owner may be about to
@@ -57,28 +58,28 @@ func Main(m *testing.M) {
 // calls with the same function share the template. Functions are told apart by
 // their code, not by what a closure captures, so migrate must not depend on
 // variables that differ between calls. A nil migrate gives an empty database.
-func DB(t testing.TB, migrate func(ctx context.Context, adminURL string) error) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+func DB(tb testing.TB, migrate func(ctx context.Context, adminURL string) error) string {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), timeout)
 	defer cancel()
 	s, err := shared.start(ctx)
 	if err != nil {
-		t.Fatalf("pgtest: start server: %v", err)
+		tb.Fatalf("pgtest: start server: %v", err)
 	}
 	template, err := s.template(ctx, migrate)
 	if err != nil {
-		t.Fatalf("pgtest: migrate template: %v", err)
+		tb.Fatalf("pgtest: migrate template: %v", err)
 	}
 	name := "test_" + random()
 	if err := s.exec(ctx, "CREATE DATABASE "+name+" TEMPLATE "+template); err != nil {
-		t.Fatalf("pgtest: copy template: %v", err)
+		tb.Fatalf("pgtest: copy template: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		// The test's own context has ended.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), timeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), timeout)
 		defer cancel()
 		if err := s.drop(ctx, name); err != nil {
-			t.Errorf("pgtest: drop database: %v", err)
+			tb.Errorf("pgtest: drop database: %v", err)
 		}
 	})
 	return s.databaseURL(name)
@@ -147,7 +148,7 @@ func startServer(ctx context.Context) (*server, error) {
 	}
 	// The pool outlives the test that starts the server.
 	if s.pool, err = pgxpool.New(context.WithoutCancel(ctx), adminURL); err != nil {
-		return nil, errors.Join(err, s.stopCluster())
+		return nil, errors.Join(err, s.stopCluster(ctx))
 	}
 	return s, nil
 }
@@ -167,28 +168,26 @@ func (s *server) startCluster(ctx context.Context) error {
 	return nil
 }
 
-func (s *server) stopCluster() error {
+func (s *server) stopCluster(ctx context.Context) error {
 	if s.cluster == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
 	return errors.Join(s.cluster.Stop(), remove(ctx, s.dir))
 }
 
 // close drops the templates, which matters on somebody else's server, and ends
 // our own.
 func (s *server) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
 	var err error
 	if s.cluster == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		defer cancel()
 		for _, t := range s.templates {
 			err = errors.Join(err, s.drop(ctx, t.name))
 		}
 	}
 	s.pool.Close()
-	return errors.Join(err, s.stopCluster())
+	return errors.Join(err, s.stopCluster(ctx))
 }
 
 // sweep removes what killed test binaries left behind. A failure leaves it to

@@ -40,7 +40,7 @@ func connect(t *testing.T, url string) *pgx.Conn {
 }
 
 // TestParallel has many tests write to what would be one table.
-func TestParallel(t *testing.T) {
+func TestParallel(t *testing.T) { //nolint:tparallel // the outer one waits for all of the inner ones
 	t.Parallel()
 	t.Run("tests", func(t *testing.T) {
 		for range 12 {
@@ -60,7 +60,7 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-func TestDropped(t *testing.T) {
+func TestDropped(t *testing.T) { //nolint:tparallel // goes on when the inner one has ended
 	t.Parallel()
 	var url string
 	t.Run("test", func(t *testing.T) {
@@ -99,7 +99,7 @@ func TestSweep(t *testing.T) {
 	t.Parallel()
 	folder := func() string {
 		dir := filepath.Join(os.TempDir(), prefix+random())
-		if err := os.MkdirAll(filepath.Join(dir, "postgres", "data"), 0o755); err != nil { //nolint:gosec // as startCluster makes it
+		if err := os.MkdirAll(filepath.Join(dir, "postgres", "data"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
