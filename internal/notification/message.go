@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	htmltemplate "html/template"
-	"slices"
 	"strings"
 	texttemplate "text/template"
 
@@ -48,34 +47,39 @@ type Message struct{ Subject, Text, HTML string }
 //go:embed templates
 var templates embed.FS
 
-// Each template is parsed twice with the same wording: once into the layout that
-// is plain text, once into the one that is HTML and escapes what it is given.
-var (
-	texts = make(map[string]*texttemplate.Template)
-	pages = make(map[string]*htmltemplate.Template)
-)
+// wording is one template, parsed twice: into the layout that is plain text, and
+// into the one that is HTML and escapes what it is given.
+type wording struct {
+	text *texttemplate.Template
+	page *htmltemplate.Template
+}
 
-func init() {
+var wordings = parse()
+
+func parse() map[string]wording {
 	functions := map[string]any{"because": because, "printable": printable}
+	parsed := make(map[string]wording)
 	for _, name := range Templates {
-		wording := "templates/" + name + ".tmpl"
-		texts[name] = texttemplate.Must(texttemplate.New("layout.txt").Funcs(functions).
-			ParseFS(templates, "templates/layout.txt", wording))
-		pages[name] = htmltemplate.Must(htmltemplate.New("layout.html").Funcs(functions).
-			ParseFS(templates, "templates/layout.html", wording))
+		file := "templates/" + name + ".tmpl"
+		parsed[name] = wording{
+			text: texttemplate.Must(texttemplate.New("layout.txt").Funcs(functions).ParseFS(templates, "templates/layout.txt", file)),
+			page: htmltemplate.Must(htmltemplate.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", file)),
+		}
 	}
+	return parsed
 }
 
 // Write writes the mail. Errors: ErrTemplate.
 func Write(template string, o Order) (Message, error) {
-	if !slices.Contains(Templates, template) {
+	w, ok := wordings[template]
+	if !ok {
 		return Message{}, fmt.Errorf("write mail %q: %w", template, ErrTemplate)
 	}
 	var subject, text, page strings.Builder
 	err := errors.Join(
-		texts[template].ExecuteTemplate(&subject, "subject", o),
-		texts[template].Execute(&text, o),
-		pages[template].Execute(&page, o),
+		w.text.ExecuteTemplate(&subject, "subject", o),
+		w.text.Execute(&text, o),
+		w.page.Execute(&page, o),
 	)
 	if err != nil {
 		return Message{}, fmt.Errorf("write mail %q: %w", template, err)

@@ -31,10 +31,12 @@ const (
 	OrderExpired   = notification.OrderExpired
 )
 
-// Mail is what to tell; Line is a book in it; Result is what became of it.
 type (
-	Mail   = activities.OrderMail
-	Line   = activities.Line
+	// Mail is what to tell.
+	Mail = activities.OrderMail
+	// Line is a book in a Mail.
+	Line = activities.Line
+	// Result is what became of a Mail.
 	Result = activities.Result
 )
 

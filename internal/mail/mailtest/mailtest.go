@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// Drop, as a reply, closes the connection instead.
+// Drop is the reply that closes the connection instead.
 const Drop = "drop"
 
 // Accepted is a message that the relay took responsibility for.
@@ -135,7 +135,7 @@ func (s session) run() {
 		}
 		verb, argument, _ := strings.Cut(line, " ")
 		verb = strings.ToUpper(verb)
-		open, usual := true, true
+		var open, usual bool
 		switch verb {
 		case "EHLO", "HELO":
 			open, _ = s.say("EHLO", argument, "250-test\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME")
