@@ -117,8 +117,9 @@ func (f *Fault) matches(op string) bool {
 	return f.Operation == op
 }
 
-// faultBefore does what the fault does before the operation, and says whether to go on.
-func (s *Server) faultBefore(w http.ResponseWriter, r *http.Request, c *call, f Fault) bool {
+// underFault runs the operation, or what a waiting fault makes of it.
+func (s *Server) underFault(r *http.Request, c *call, run func() answer) answer {
+	f := s.faults.take(c.op, s.orderOf(c))
 	if f.Delay > 0 {
 		select {
 		case <-time.After(f.Delay):
@@ -127,20 +128,19 @@ func (s *Server) faultBefore(w http.ResponseWriter, r *http.Request, c *call, f 
 	}
 	switch f.Kind {
 	case TimeoutBeforeEffect:
-		cutConnection(w)
-		return false
+		return answer{lost: true}
 	case Error500:
-		s.respond(w, c, (&apiError{Status: http.StatusInternalServerError, Type: typeAPI, Message: "An unknown error occurred."}).answer(c))
-		return false
+		return (&apiError{Status: http.StatusInternalServerError, Type: typeAPI, Message: "An unknown error occurred."}).answer(c)
 	case RateLimit429:
-		s.respond(w, c, (&apiError{
+		return (&apiError{
 			Status: http.StatusTooManyRequests, Type: typeInvalidRequest, Code: "rate_limit",
 			DocURL: docURL("rate_limit"), Message: "Request rate limit exceeded. Learn more at https://stripe.com/docs/rate-limits.",
-		}).answer(c))
-		return false
+		}).answer(c)
 	case Slow, TimeoutAfterEffect, "":
 	}
-	return true
+	a := run()
+	a.lost = f.Kind == TimeoutAfterEffect
+	return a
 }
 
 // cutConnection breaks off in the middle of the status line. Closing without a

@@ -211,25 +211,18 @@ func (s *Server) read(op string, run func(*call) (any, *apiError)) http.Handler 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, failure := s.begin(w, r, op)
 		if failure != nil {
-			s.respond(w, c, failure.answer(c))
+			s.send(w, c, failure.answer(c))
 			return
 		}
-		fault := s.faults.take(op, s.orderOf(c))
-		if !s.faultBefore(w, r, c, fault) {
-			return
-		}
-		s.mu.Lock()
-		body, failure := run(c)
-		s.mu.Unlock()
-		if fault.Kind == TimeoutAfterEffect {
-			cutConnection(w)
-			return
-		}
-		if failure != nil {
-			s.respond(w, c, failure.answer(c))
-			return
-		}
-		s.respond(w, c, newAnswer(http.StatusOK, body))
+		s.send(w, c, s.underFault(r, c, func() answer {
+			s.mu.Lock()
+			body, failure := run(c)
+			s.mu.Unlock()
+			if failure != nil {
+				return failure.answer(c)
+			}
+			return newAnswer(http.StatusOK, body)
+		}))
 	})
 }
 
@@ -243,31 +236,24 @@ func (s *Server) write(op string, run func(*call) (change, any, *apiError)) http
 			failure = invalidParam("", "", "Idempotency keys can be at most 255 characters long.")
 		}
 		if failure != nil {
-			s.respond(w, c, failure.answer(c))
+			s.send(w, c, failure.answer(c))
 			return
 		}
 		replay, failure := s.acquireKey(c)
 		if failure != nil {
-			s.respond(w, c, failure.answer(c))
+			s.send(w, c, failure.answer(c))
 			return
 		}
-		defer s.releaseKey(c)
-		fault := s.faults.take(op, s.orderOf(c))
-		if !s.faultBefore(w, r, c, fault) {
-			return
-		}
-		var a answer
-		if replay != nil {
-			a = *replay
-			w.Header().Set("Idempotent-Replayed", "true")
-		} else {
-			a = s.execute(c, run)
-		}
-		if fault.Kind == TimeoutAfterEffect {
-			cutConnection(w)
-			return
-		}
-		s.respond(w, c, a)
+		a := s.underFault(r, c, func() answer {
+			if replay != nil {
+				w.Header().Set("Idempotent-Replayed", "true")
+				return *replay
+			}
+			return s.execute(c, run)
+		})
+		// Before the answer: the caller may repeat the request as soon as it has it.
+		s.releaseKey(c)
+		s.send(w, c, a)
 	})
 }
 
@@ -310,7 +296,11 @@ func (s *Server) commit(ch change) error {
 	return nil
 }
 
-func (s *Server) respond(w http.ResponseWriter, c *call, a answer) {
+func (s *Server) send(w http.ResponseWriter, c *call, a answer) {
+	if a.lost {
+		cutConnection(w)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if c.key != "" {
 		w.Header().Set("Idempotency-Key", c.key)
@@ -327,6 +317,8 @@ type answer struct {
 	Fingerprint string          `json:"fingerprint,omitempty"`
 	Status      int             `json:"status"`
 	Body        json.RawMessage `json:"body"`
+
+	lost bool // on its way to the caller
 }
 
 func newAnswer(status int, body any) answer {
