@@ -55,10 +55,9 @@ generate: tools ## Generate Go from the contracts
 	$(BIN)/buf generate
 
 .PHONY: format
-format: tools ## Format Go and contracts
+format: tools ## Format Go
 	$(BIN)/golangci-lint fmt ./...
 	cd dev && $(BIN)/golangci-lint fmt --config ../.golangci.yml ./...
-	$(BIN)/buf format --write api/proto
 
 .PHONY: lint
 lint: tools ## Lint both modules; import rules included
@@ -75,7 +74,6 @@ check: check-contracts check-generated check-format check-modules lint lint-test
 .PHONY: check-contracts
 check-contracts: tools
 	$(BIN)/buf lint
-	$(BIN)/buf format --diff --exit-code api/proto
 	tools/check-breaking $(BIN)/buf
 
 .PHONY: check-generated
