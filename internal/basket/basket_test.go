@@ -90,7 +90,6 @@ type shelf struct {
 // onEach runs a test on every Redis there is.
 func onEach(t *testing.T, test func(t *testing.T, s shelf)) {
 	t.Helper()
-	t.Parallel()
 	t.Run("miniredis", func(t *testing.T) {
 		t.Parallel()
 		test(t, newShelf(t, miniredis.RunT(t).Addr()))
@@ -183,6 +182,7 @@ func ids(n int) []uuid.UUID {
 }
 
 func TestItemsKeepTheirOrder(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		books := ids(3)
 		if b := s.get(t); b.Version != 0 || len(b.Items) != 0 {
@@ -217,6 +217,7 @@ func TestItemsKeepTheirOrder(t *testing.T) {
 }
 
 func TestQuantityIsChecked(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		for _, quantity := range []int32{0, -1, 100, 1 << 30} {
 			_, err := s.Set(t.Context(), s.subject, uuid.New(), quantity, nil)
@@ -229,6 +230,7 @@ func TestQuantityIsChecked(t *testing.T) {
 }
 
 func TestFullBasket(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		books := ids(basket.MaxItems)
 		for _, book := range books {
@@ -254,6 +256,7 @@ func TestFullBasket(t *testing.T) {
 }
 
 func TestStaleVersionChangesNothing(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		book := uuid.New()
 		absent := int64(0)
@@ -283,6 +286,7 @@ func TestStaleVersionChangesNothing(t *testing.T) {
 }
 
 func TestOneOfConcurrentChangesWins(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		seen := s.set(t, uuid.New(), 1).Version
 		var won atomic.Int32
@@ -319,6 +323,7 @@ func TestOneOfConcurrentChangesWins(t *testing.T) {
 }
 
 func TestVersionOutlivesTheBasket(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		first := s.set(t, uuid.New(), 1)
 		cleared, err := s.Clear(t.Context(), s.subject, &first.Version)
@@ -350,6 +355,7 @@ func TestVersionOutlivesTheBasket(t *testing.T) {
 }
 
 func TestO5_ClearedOnlyInTheOrderedVersion(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		book, later := uuid.New(), uuid.New()
 		clearVersion := func(version int64, want bool) {
@@ -386,6 +392,7 @@ func TestO5_ClearedOnlyInTheOrderedVersion(t *testing.T) {
 }
 
 func TestO5_ChangeRacingTheOrderIsKept(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		for range 30 {
 			ordered, late := uuid.New(), uuid.New()
@@ -410,6 +417,7 @@ func TestO5_ChangeRacingTheOrderIsKept(t *testing.T) {
 }
 
 func TestA1_BasketsAreApart(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		book := uuid.New()
 		mine := s.set(t, book, 1)
@@ -438,6 +446,7 @@ func TestA1_BasketsAreApart(t *testing.T) {
 }
 
 func TestBasketExpiresAfterItsLastChange(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		book := uuid.New()
 		s.set(t, book, 1)
@@ -464,6 +473,7 @@ func TestBasketExpiresAfterItsLastChange(t *testing.T) {
 }
 
 func TestEachOperationIsOneRoundTrip(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		book := uuid.New()
 		operations := map[string]func() error{
@@ -489,6 +499,7 @@ func TestEachOperationIsOneRoundTrip(t *testing.T) {
 }
 
 func TestUnreadableBasketIsAnError(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, s shelf) {
 		for _, field := range [][2]string{{"v", "x"}, {"not-a-book", "1:1"}, {uuid.NewString(), "1"}, {uuid.NewString(), "a:1"}, {uuid.NewString(), "1:99999999999"}} {
 			key := "basket:{" + s.subject + "}"

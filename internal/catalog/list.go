@@ -169,6 +169,6 @@ func (q *query) startAfter(token string, f Filter, sort Sort) error {
 	if descending {
 		comparison = "<"
 	}
-	q.where.WriteString(fmt.Sprintf(" AND (%s, b.id) %s (%s, %s)", column, comparison, q.arg(key), q.arg(id)))
+	fmt.Fprintf(&q.where, " AND (%s, b.id) %s (%s, %s)", column, comparison, q.arg(key), q.arg(id))
 	return nil
 }

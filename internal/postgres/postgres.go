@@ -62,7 +62,7 @@ func Open(ctx context.Context, url, schema string, options ...Option) (*pgxpool.
 	actAs(config.ConnConfig, schema)
 	config.ConnConfig.RuntimeParams["statement_timeout"] = statementTimeout
 	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = idleTransactionTimeout
-	config.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithTrimSQLInSpanName(), otelpgx.WithDisableAcquireTracer())
+	config.ConnConfig.Tracer = otelpgx.NewTracer(otelpgx.WithDisableAcquireTracer())
 	config.MaxConns = maxConns
 	config.MinIdleConns = 1
 	config.MaxConnIdleTime = 5 * time.Minute
