@@ -244,8 +244,12 @@ func TestPasswordNeedsTLS(t *testing.T) {
 	relay := mailtest.New(t)
 	var signIns atomic.Int32
 	relay.Reply(func(stage, _ string) string {
-		if stage == "AUTH" {
+		switch stage {
+		case "EHLO":
+			return "250-test\r\n250 AUTH PLAIN LOGIN"
+		case "AUTH":
 			signIns.Add(1)
+			return "235 2.7.0 welcome"
 		}
 		return ""
 	})
