@@ -67,15 +67,15 @@ func (a *Activities) ReadBasket(ctx context.Context, subject, etag string) (Bask
 
 // Hold asks for stock.
 type Hold struct {
-	OrderID    string
+	ID         string // of the hold, a UUID
 	Items      []Item
 	ExpireTime time.Time
 }
 
-// HoldStock sets an order's copies aside and returns them as lines at today's
+// HoldStock sets copies aside and returns them as lines at today's
 // prices. Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED.
 func (a *Activities) HoldStock(ctx context.Context, h Hold) ([]ordering.Line, error) {
-	req := &catalogv1.HoldStockRequest{OrderId: h.OrderID, ExpireTime: timestamppb.New(h.ExpireTime)}
+	req := &catalogv1.HoldStockRequest{HoldId: h.ID, ExpireTime: timestamppb.New(h.ExpireTime)}
 	for _, item := range h.Items {
 		req.Lines = append(req.Lines, &catalogv1.StockLine{BookId: item.BookID, Quantity: item.Quantity})
 	}
@@ -93,26 +93,26 @@ func (a *Activities) HoldStock(ctx context.Context, h Hold) ([]ordering.Line, er
 	return lines, nil
 }
 
-// ReleaseStock gives an order's copies back, and bars a hold of it that is still
-// on its way. No-op when nothing is held.
-func (a *Activities) ReleaseStock(ctx context.Context, orderID string) error {
-	if _, err := a.Stock.ReleaseHold(ctx, &catalogv1.ReleaseHoldRequest{OrderId: orderID}); err != nil {
+// ReleaseStock gives a hold's copies back, and bars a HoldStock of it that is
+// still on its way. No-op when nothing is held.
+func (a *Activities) ReleaseStock(ctx context.Context, holdID string) error {
+	if _, err := a.Stock.ReleaseHold(ctx, &catalogv1.ReleaseHoldRequest{HoldId: holdID}); err != nil {
 		return process.Refusal(fmt.Errorf("release stock: %w", err))
 	}
 	return nil
 }
 
-// CommitStock makes an order's hold permanent. Errors: HOLD_RELEASED.
-func (a *Activities) CommitStock(ctx context.Context, orderID string) error {
-	if _, err := a.Stock.CommitHold(ctx, &catalogv1.CommitHoldRequest{OrderId: orderID}); err != nil {
+// CommitStock makes a hold permanent. Errors: HOLD_RELEASED.
+func (a *Activities) CommitStock(ctx context.Context, holdID string) error {
+	if _, err := a.Stock.CommitHold(ctx, &catalogv1.CommitHoldRequest{HoldId: holdID}); err != nil {
 		return process.Refusal(fmt.Errorf("commit stock: %w", err))
 	}
 	return nil
 }
 
-// ShipStock takes an order's copies out of stock. Errors: HOLD_RELEASED.
-func (a *Activities) ShipStock(ctx context.Context, orderID string) error {
-	if _, err := a.Stock.ShipHold(ctx, &catalogv1.ShipHoldRequest{OrderId: orderID}); err != nil {
+// ShipStock takes a hold's copies out of stock. Errors: HOLD_RELEASED.
+func (a *Activities) ShipStock(ctx context.Context, holdID string) error {
+	if _, err := a.Stock.ShipHold(ctx, &catalogv1.ShipHoldRequest{HoldId: holdID}); err != nil {
 		return process.Refusal(fmt.Errorf("ship stock: %w", err))
 	}
 	return nil

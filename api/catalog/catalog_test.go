@@ -244,7 +244,7 @@ func TestStockOfAnOrder(t *testing.T) {
 	ctx := t.Context()
 	order := uuid.NewString()
 	hold := &catalogv1.HoldStockRequest{
-		OrderId:    order,
+		HoldId:    order,
 		Lines:      []*catalogv1.StockLine{{BookId: shop.id(0), Quantity: 1}, {BookId: shop.id(0), Quantity: 1}},
 		ExpireTime: timestamppb.New(time.Now().Add(time.Hour)),
 	}
@@ -256,28 +256,28 @@ func TestStockOfAnOrder(t *testing.T) {
 		held.GetLines()[0].GetUnitPrice().GetAmountMinor() != shop.seeded[0].PriceMinor {
 		t.Errorf("held %v", held)
 	}
-	if _, err := shop.stock.CommitHold(ctx, &catalogv1.CommitHoldRequest{OrderId: order}); err != nil {
+	if _, err := shop.stock.CommitHold(ctx, &catalogv1.CommitHoldRequest{HoldId: order}); err != nil {
 		t.Error(err)
 	}
 
-	hold.OrderId = uuid.NewString()
+	hold.HoldId = uuid.NewString()
 	_, err = shop.stock.HoldStock(ctx, hold)
 	f := refuse(t, err, fault.ReasonOutOfStock)
 	if f.Metadata["book_id"] != shop.id(0) || f.Metadata["requested"] != "2" || f.Metadata["available"] != "1" {
 		t.Errorf("metadata is %v", f.Metadata)
 	}
-	if _, err := shop.stock.ReleaseHold(ctx, &catalogv1.ReleaseHoldRequest{OrderId: hold.GetOrderId()}); err != nil {
+	if _, err := shop.stock.ReleaseHold(ctx, &catalogv1.ReleaseHoldRequest{HoldId: hold.GetHoldId()}); err != nil {
 		t.Error(err)
 	}
 	_, err = shop.stock.HoldStock(ctx, hold)
 	refuse(t, err, fault.ReasonHoldReleased)
-	_, err = shop.stock.CommitHold(ctx, &catalogv1.CommitHoldRequest{OrderId: hold.GetOrderId()})
+	_, err = shop.stock.CommitHold(ctx, &catalogv1.CommitHoldRequest{HoldId: hold.GetHoldId()})
 	refuse(t, err, fault.ReasonHoldReleased)
 
-	if _, err := shop.stock.ShipHold(ctx, &catalogv1.ShipHoldRequest{OrderId: order}); err != nil {
+	if _, err := shop.stock.ShipHold(ctx, &catalogv1.ShipHoldRequest{HoldId: order}); err != nil {
 		t.Error(err)
 	}
-	_, err = shop.stock.ReleaseHold(ctx, &catalogv1.ReleaseHoldRequest{OrderId: order})
+	_, err = shop.stock.ReleaseHold(ctx, &catalogv1.ReleaseHoldRequest{HoldId: order})
 	refuse(t, err, fault.ReasonHoldShipped)
 }
 
@@ -292,13 +292,13 @@ func TestStockBadInput(t *testing.T) {
 		reason fault.Reason
 		req    *catalogv1.HoldStockRequest
 	}{
-		"unknown book":  {fault.ReasonBookNotFound, &catalogv1.HoldStockRequest{OrderId: uuid.NewString(), Lines: lines(uuid.NewString(), 1), ExpireTime: soon}},
-		"quantity 0":    {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{OrderId: uuid.NewString(), Lines: lines(shop.id(0), 0), ExpireTime: soon}},
-		"quantity 100":  {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{OrderId: uuid.NewString(), Lines: lines(shop.id(0), 100), ExpireTime: soon}},
-		"no lines":      {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{OrderId: uuid.NewString(), ExpireTime: soon}},
+		"unknown book":  {fault.ReasonBookNotFound, &catalogv1.HoldStockRequest{HoldId: uuid.NewString(), Lines: lines(uuid.NewString(), 1), ExpireTime: soon}},
+		"quantity 0":    {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{HoldId: uuid.NewString(), Lines: lines(shop.id(0), 0), ExpireTime: soon}},
+		"quantity 100":  {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{HoldId: uuid.NewString(), Lines: lines(shop.id(0), 100), ExpireTime: soon}},
+		"no lines":      {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{HoldId: uuid.NewString(), ExpireTime: soon}},
 		"no order":      {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{Lines: lines(shop.id(0), 1), ExpireTime: soon}},
-		"no expiry":     {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{OrderId: uuid.NewString(), Lines: lines(shop.id(0), 1)}},
-		"absurd expiry": {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{OrderId: uuid.NewString(), Lines: lines(shop.id(0), 1), ExpireTime: &timestamppb.Timestamp{Seconds: 1 << 60}}},
+		"no expiry":     {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{HoldId: uuid.NewString(), Lines: lines(shop.id(0), 1)}},
+		"absurd expiry": {fault.ReasonInvalidArgument, &catalogv1.HoldStockRequest{HoldId: uuid.NewString(), Lines: lines(shop.id(0), 1), ExpireTime: &timestamppb.Timestamp{Seconds: 1 << 60}}},
 	} {
 		_, err := shop.stock.HoldStock(t.Context(), test.req)
 		if !fault.Is(err, test.reason) {
@@ -310,7 +310,7 @@ func TestStockBadInput(t *testing.T) {
 func TestA2_StockIsForServices(t *testing.T) {
 	t.Parallel()
 	shop := setup(t)
-	_, err := shop.public.ReleaseHold(t.Context(), &catalogv1.ReleaseHoldRequest{OrderId: uuid.NewString()})
+	_, err := shop.public.ReleaseHold(t.Context(), &catalogv1.ReleaseHoldRequest{HoldId: uuid.NewString()})
 	if err == nil || !strings.Contains(err.Error(), string(fault.ReasonAccessDenied)) {
 		t.Errorf("got %v", err)
 	}

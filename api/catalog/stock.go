@@ -12,7 +12,7 @@ type stock struct{ store *catalog.Store }
 
 // HoldStock sets an order's copies aside.
 func (h *stock) HoldStock(ctx context.Context, req *catalogv1.HoldStockRequest) (*catalogv1.HoldStockResponse, error) {
-	order, err := parseID("order_id", req.GetOrderId())
+	order, err := parseID("hold_id", req.GetHoldId())
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (h *stock) HoldStock(ctx context.Context, req *catalogv1.HoldStockRequest) 
 
 // CommitHold makes an order's hold permanent.
 func (h *stock) CommitHold(ctx context.Context, req *catalogv1.CommitHoldRequest) (*catalogv1.CommitHoldResponse, error) {
-	order, err := parseID("order_id", req.GetOrderId())
+	order, err := parseID("hold_id", req.GetHoldId())
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (h *stock) CommitHold(ctx context.Context, req *catalogv1.CommitHoldRequest
 
 // ReleaseHold gives an order's copies back.
 func (h *stock) ReleaseHold(ctx context.Context, req *catalogv1.ReleaseHoldRequest) (*catalogv1.ReleaseHoldResponse, error) {
-	order, err := parseID("order_id", req.GetOrderId())
+	order, err := parseID("hold_id", req.GetHoldId())
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (h *stock) ReleaseHold(ctx context.Context, req *catalogv1.ReleaseHoldReque
 
 // ShipHold takes an order's copies out of stock.
 func (h *stock) ShipHold(ctx context.Context, req *catalogv1.ShipHoldRequest) (*catalogv1.ShipHoldResponse, error) {
-	order, err := parseID("order_id", req.GetOrderId())
+	order, err := parseID("hold_id", req.GetHoldId())
 	if err != nil {
 		return nil, err
 	}

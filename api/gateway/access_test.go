@@ -88,15 +88,17 @@ func call(t *testing.T, base string, method protoreflect.MethodDescriptor, autho
 		t.Fatal(err)
 	}
 	type wireError struct {
-		Code    string
+		Code    string `json:"code"`
 		Details []struct {
-			Type  string
-			Debug struct{ Reason string }
-		}
+			Type  string `json:"type"`
+			Debug struct {
+				Reason string `json:"reason"`
+			} `json:"debug"`
+		} `json:"details"`
 	}
 	var answer struct {
 		wireError
-		Error wireError
+		Error wireError `json:"error"`
 	}
 	if stream && len(raw) > 5 {
 		raw = raw[5:] // the end of the stream, because an empty message is never taken

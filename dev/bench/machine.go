@@ -60,7 +60,7 @@ func startOnce(ctx context.Context, program, dir string) (took time.Duration, me
 	}
 	_, err = shopper.Await(ctx, func(context.Context) (folder.Addresses, error) {
 		a, err := folder.Lookup(dir)
-		if errors.Is(err, folder.ErrNotRunning) {
+		if errors.Is(err, folder.ErrNotRunning) || a["BOOKWORM_PID"] != strconv.Itoa(cmd.Process.Pid) {
 			return nil, nil //nolint:nilerr // not yet
 		}
 		return a, err

@@ -62,18 +62,10 @@ func record(t *testing.T, path, orderID string) {
 	if os.Getenv("BOOKWORM_RECORD") == "" {
 		return
 	}
-	for _, id := range workflowIDs(orderID) {
+	for process, id := range map[string]string{"checkout": checkout.WorkflowID(orderID), "payment": payment.WorkflowID(orderID)} {
 		history := settled(t, id)
 		if len(history.GetEvents()) == 0 {
 			continue
-		}
-		process, _, _ := strings.Cut(id, "/")
-		name := path
-		if process == "order" {
-			process = "checkout"
-		}
-		if process == "notification" {
-			name = path + "-" + id[strings.LastIndexByte(id, '/')+1:]
 		}
 		content, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
 		if err != nil {
@@ -83,7 +75,7 @@ func record(t *testing.T, path, orderID string) {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name+".json"), append(content, '\n'), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, path+".json"), append(content, '\n'), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

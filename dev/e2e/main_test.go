@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,7 +158,7 @@ func launch(ctx context.Context, command, dir string) (*process, folder.Addresse
 		default:
 		}
 		a, err := folder.Lookup(dir)
-		if errors.Is(err, folder.ErrNotRunning) {
+		if errors.Is(err, folder.ErrNotRunning) || a["BOOKWORM_PID"] != strconv.Itoa(p.cmd.Process.Pid) {
 			return nil, nil
 		}
 		return a, err

@@ -64,7 +64,8 @@ func Open(path string) (*Folder, error) {
 		return nil, errors.Join(ErrInUse, lock.Close())
 	}
 	f := &Folder{Path: path, lock: lock, ports: make(map[string]int)}
-	if err := errors.Join(f.secrets(), f.read("ports.json", &f.ports)); err != nil {
+	// Addresses of a stack that was killed are nobody's.
+	if err := errors.Join(f.Withdraw(), f.secrets(), f.read("ports.json", &f.ports)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
@@ -120,8 +121,11 @@ func (f *Folder) Port(ctx context.Context, part string, preferred int) (int, err
 // file gives them.
 type Addresses map[string]string
 
-// Publish writes the addresses for other programs, as NAME=value lines.
+// Publish writes the addresses for other programs, as NAME=value lines, and the
+// id of this process as BOOKWORM_PID.
 func (f *Folder) Publish(a Addresses) error {
+	a = maps.Clone(a)
+	a["BOOKWORM_PID"] = strconv.Itoa(os.Getpid())
 	var text strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(a)) {
 		fmt.Fprintf(&text, "%s=%s\n", name, a[name])

@@ -2,6 +2,8 @@ package temporal
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 
@@ -19,9 +21,7 @@ type serverLog struct {
 // fatalError is the panic with which a fatal log ends the server, for Start to
 // return. After the start nobody catches it and the process ends, as the server
 // expects of a fatal log.
-type fatalError string
-
-func (e fatalError) Error() string { return string(e) }
+type fatalError struct{ error }
 
 var (
 	_ log.Logger     = (*serverLog)(nil)
@@ -51,12 +51,13 @@ func (l *serverLog) Panic(msg string, tags ...tag.Tag) {
 }
 
 func (l *serverLog) Fatal(msg string, tags ...tag.Tag) {
+	err := errors.New(msg)
 	for _, t := range tags {
-		if err, ok := t.Value().(error); ok {
-			msg += ": " + err.Error()
+		if cause, ok := t.Value().(error); ok {
+			err = fmt.Errorf("%w: %w", err, cause)
 		}
 	}
-	panic(fatalError(msg))
+	panic(fatalError{err})
 }
 
 // With returns a logger that adds the tags to each line.

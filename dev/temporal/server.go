@@ -160,7 +160,7 @@ func (s *Server) startServer(conf *config.Config) (err error) {
 			if !ok {
 				panic(r)
 			}
-			err = fatal
+			err = fatal.error
 		}
 	}()
 	hosts := make(map[primitives.ServiceName]static.Hosts)

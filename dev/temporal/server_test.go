@@ -29,6 +29,7 @@ var testAttributes = map[string]enums.IndexedValueType{"TestStatus": enums.INDEX
 
 const (
 	taskQueue = "test"
+	greetID   = "greet/1"
 	// childEnv makes the test binary run a server on the folder it names, until
 	// its standard input ends: that is a server that can be killed.
 	childEnv = "BOOKWORM_TEST_TEMPORAL_CHILD"
@@ -50,8 +51,10 @@ func serveChild(dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(s.Address())
-	_, err = io.Copy(io.Discard, os.Stdin)
+	_, err = fmt.Fprintln(os.Stdout, s.Address())
+	if err == nil {
+		_, err = io.Copy(io.Discard, os.Stdin)
+	}
 	s.Stop()
 	return err
 }
@@ -126,10 +129,10 @@ func addSearchAttribute(t *testing.T, c client.Client, namespace string) {
 }
 
 // greetByUpdate starts the workflow and greets it in one call, as checkout does.
-func greetByUpdate(ctx context.Context, c client.Client, id string) (string, error) {
+func greetByUpdate(ctx context.Context, c client.Client) (string, error) {
 	handle, err := c.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
 		StartWorkflowOperation: c.NewWithStartWorkflowOperation(client.StartWorkflowOptions{
-			ID:                       id,
+			ID:                       greetID,
 			TaskQueue:                taskQueue,
 			WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
 		}, greet),
@@ -183,7 +186,7 @@ func TestServer(t *testing.T) {
 	c := dial(t, s.Address(), "shop")
 	runWorker(t, c)
 
-	greeting, err := greetByUpdate(t.Context(), c, "greet/1")
+	greeting, err := greetByUpdate(t.Context(), c)
 	if err != nil || greeting != "hello reader" {
 		t.Fatalf("update with start: %q, %v", greeting, err)
 	}
@@ -206,7 +209,7 @@ func TestServer(t *testing.T) {
 		if page := get(t, s.UIURL()); !strings.Contains(strings.ToLower(page), "<!doctype html>") {
 			t.Errorf("front page: %.200s", page)
 		}
-		if body := get(t, s.UIURL()+"/api/v1/namespaces/shop/workflows"); !strings.Contains(body, "greet/1") {
+		if body := get(t, s.UIURL()+"/api/v1/namespaces/shop/workflows"); !strings.Contains(body, greetID) {
 			t.Errorf("workflows in the web ui: %.300s", body)
 		}
 	})
@@ -222,7 +225,7 @@ func TestServer(t *testing.T) {
 			t.Error("started on a taken port")
 		}
 	})
-	t.Run("stopping again does nothing", func(t *testing.T) {
+	t.Run("stopping again does nothing", func(*testing.T) {
 		s.Stop()
 		s.Stop()
 	})
@@ -249,7 +252,7 @@ func TestAddSearchAttributeLater(t *testing.T) {
 		addSearchAttribute(t, c, "shop")
 		runWorker(t, c)
 		eventually(t, func() error {
-			_, err := greetByUpdate(t.Context(), c, "greet/1")
+			_, err := greetByUpdate(t.Context(), c)
 			return err
 		})
 		eventually(t, func() error { return isListed(t.Context(), c) })
@@ -260,7 +263,7 @@ func TestAddSearchAttributeLater(t *testing.T) {
 		startServer(t, dir, nil).Stop()
 		c := dial(t, startServer(t, dir, testAttributes).Address(), "shop")
 		runWorker(t, c)
-		if _, err := greetByUpdate(t.Context(), c, "greet/1"); err != nil {
+		if _, err := greetByUpdate(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, func() error { return isListed(t.Context(), c) })
@@ -275,7 +278,7 @@ func TestKillAndRestart(t *testing.T) {
 	address, kill := startChild(t, dir)
 	c := dial(t, address, "default")
 	runWorker(t, c)
-	if _, err := greetByUpdate(t.Context(), c, "greet/1"); err != nil {
+	if _, err := greetByUpdate(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	kill()
@@ -284,14 +287,14 @@ func TestKillAndRestart(t *testing.T) {
 	c = dial(t, address, "default")
 	runWorker(t, c)
 	// The same update id finds its stored outcome.
-	if greeting, err := greetByUpdate(t.Context(), c, "greet/1"); err != nil || greeting != "hello reader" {
+	if greeting, err := greetByUpdate(t.Context(), c); err != nil || greeting != "hello reader" {
 		t.Fatalf("update after the restart: %q, %v", greeting, err)
 	}
-	if err := c.SignalWorkflow(t.Context(), "greet/1", "", "leave", "goodbye"); err != nil {
+	if err := c.SignalWorkflow(t.Context(), greetID, "", "leave", "goodbye"); err != nil {
 		t.Fatal(err)
 	}
 	var result string
-	if err := c.GetWorkflow(t.Context(), "greet/1", "").Get(t.Context(), &result); err != nil {
+	if err := c.GetWorkflow(t.Context(), greetID, "").Get(t.Context(), &result); err != nil {
 		t.Fatal(err)
 	}
 	if want := "hello reader, goodbye"; result != want {

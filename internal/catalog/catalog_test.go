@@ -91,7 +91,7 @@ func (s shop) audit(t *testing.T) {
 			SELECT count(*) FROM stock WHERE on_hand < 0 OR reserved < 0 OR reserved > on_hand`,
 		"S1: reserved is not the sum of the active holds": `
 			SELECT count(*) FROM stock s WHERE reserved <> (
-				SELECT coalesce(sum(l.quantity), 0) FROM hold_line l JOIN hold h USING (order_id)
+				SELECT coalesce(sum(l.quantity), 0) FROM hold_line l JOIN hold h USING (hold_id)
 				WHERE l.book_id = s.book_id AND h.state IN ('held', 'committed'))`,
 		"S2: on_hand is not the sum of the movements": `
 			SELECT count(*) FROM stock s WHERE on_hand <> (

@@ -46,20 +46,20 @@ const (
 // Every transaction on holds locks its hold rows first and then its stock rows
 // in the order of their book ids, so that no two of them wait for each other.
 
-// HoldStock sets an order's copies aside until expires and returns what is held,
+// HoldStock sets copies aside until expires and returns what is held,
 // a line for each book, sorted by id. Lines with the same book add up first; all
-// are held or none. For an order that holds stock already it returns what that
+// are held or none. For a hold that is there already it returns what that
 // is, whatever the lines and the expiry are now.
 // Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK (each naming all books it
 // applies to), HOLD_RELEASED, INVALID_ARGUMENT for no lines or a quantity below 1.
-func (s *Store) HoldStock(ctx context.Context, orderID uuid.UUID, lines []StockLine, expires time.Time) ([]HeldLine, error) {
+func (s *Store) HoldStock(ctx context.Context, holdID uuid.UUID, lines []StockLine, expires time.Time) ([]HeldLine, error) {
 	wanted, err := addUp(lines)
 	if err != nil {
 		return nil, err
 	}
 	var held []HeldLine
 	err = postgres.Transact(ctx, s.db, func(tx pgx.Tx) error {
-		held, err = holdStock(ctx, tx, orderID, wanted, expires)
+		held, err = holdStock(ctx, tx, holdID, wanted, expires)
 		return err
 	})
 	if err != nil {
@@ -95,19 +95,19 @@ func addUp(lines []StockLine) ([]want, error) {
 	return wanted, nil
 }
 
-func holdStock(ctx context.Context, tx pgx.Tx, orderID uuid.UUID, wanted []want, expires time.Time) ([]HeldLine, error) {
+func holdStock(ctx context.Context, tx pgx.Tx, holdID uuid.UUID, wanted []want, expires time.Time) ([]HeldLine, error) {
 	ids := make([]uuid.UUID, len(wanted))
 	quantities := make([]int64, len(wanted))
 	for i, w := range wanted {
 		ids[i], quantities[i] = w.bookID, w.quantity
 	}
 
-	// One round trip: take the order's hold, which waits for another call for
-	// the same order, and lock the stock.
+	// One round trip: take the hold, which waits for another call for
+	// the same hold, and lock the stock.
 	batch := &pgx.Batch{}
 	batch.Queue(`
-		INSERT INTO hold (order_id, state, expires_at) VALUES ($1, 'held', $2)
-		ON CONFLICT (order_id) DO NOTHING`, orderID, expires)
+		INSERT INTO hold (hold_id, state, expires_at) VALUES ($1, 'held', $2)
+		ON CONFLICT (hold_id) DO NOTHING`, holdID, expires)
 	batch.Queue(`
 		SELECT b.id, b.title, b.isbn13, b.currency, b.price_minor, b.archived_at IS NOT NULL, s.on_hand - s.reserved
 		FROM book b JOIN stock s ON s.book_id = b.id
@@ -127,7 +127,7 @@ func holdStock(ctx context.Context, tx pgx.Tx, orderID uuid.UUID, wanted []want,
 		return nil, err
 	}
 	if taken.RowsAffected() == 0 {
-		return storedHold(ctx, tx, orderID)
+		return storedHold(ctx, tx, holdID)
 	}
 	if err := sellable(shelf, ids); err != nil {
 		return nil, err
@@ -148,9 +148,9 @@ func holdStock(ctx context.Context, tx pgx.Tx, orderID uuid.UUID, wanted []want,
 		FROM unnest($1::uuid[], $2::bigint[]) AS wanted (book_id, quantity)
 		WHERE stock.book_id = wanted.book_id AND stock.on_hand - stock.reserved >= wanted.quantity`, ids, quantities)
 	batch.Queue(`
-		INSERT INTO hold_line (order_id, book_id, quantity, title, isbn13, currency, unit_price_minor)
+		INSERT INTO hold_line (hold_id, book_id, quantity, title, isbn13, currency, unit_price_minor)
 		SELECT $1, * FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[])`,
-		orderID, ids, quantities, titles, isbns, currencies, prices)
+		holdID, ids, quantities, titles, isbns, currencies, prices)
 	results = tx.SendBatch(ctx, batch)
 	reserved, err := results.Exec()
 	if err != nil {
@@ -238,18 +238,18 @@ func outOfStock(shelf []shelved, wanted []want) error {
 	return f.With("book_ids", strings.Join(short, ","))
 }
 
-// storedHold returns what an earlier call for the order held.
-func storedHold(ctx context.Context, tx pgx.Tx, orderID uuid.UUID) ([]HeldLine, error) {
-	state, err := holdState(ctx, tx, orderID)
+// storedHold returns what an earlier call held.
+func storedHold(ctx context.Context, tx pgx.Tx, holdID uuid.UUID) ([]HeldLine, error) {
+	state, err := holdState(ctx, tx, holdID)
 	if err != nil {
 		return nil, err
 	}
 	if state == stateReleased {
-		return nil, released(orderID)
+		return nil, released(holdID)
 	}
 	rows, err := tx.Query(ctx, `
 		SELECT book_id, quantity, title, isbn13, currency, unit_price_minor
-		FROM hold_line WHERE order_id = $1 ORDER BY book_id`, orderID)
+		FROM hold_line WHERE hold_id = $1 ORDER BY book_id`, holdID)
 	if err != nil {
 		return nil, err
 	}
@@ -265,36 +265,36 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// holdState returns "" for an order without a hold.
-func holdState(ctx context.Context, db querier, orderID uuid.UUID) (state string, err error) {
-	err = db.QueryRow(ctx, `SELECT state FROM hold WHERE order_id = $1`, orderID).Scan(&state)
+// holdState returns "" for a hold that is not there.
+func holdState(ctx context.Context, db querier, holdID uuid.UUID) (state string, err error) {
+	err = db.QueryRow(ctx, `SELECT state FROM hold WHERE hold_id = $1`, holdID).Scan(&state)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}
 	return state, err
 }
 
-func released(orderID uuid.UUID) *fault.Error {
-	return fault.New(fault.ReasonHoldReleased, "Nothing is held for the order %s: its hold expired or was given back.", orderID).
-		With("order_id", orderID.String())
+func released(holdID uuid.UUID) *fault.Error {
+	return fault.New(fault.ReasonHoldReleased, "The hold %s expired or was given back.", holdID).
+		With("hold_id", holdID.String())
 }
 
-// CommitHold makes an order's hold permanent. Whether the hold is still there is
+// CommitHold makes a hold permanent. Whether the hold is still there is
 // decided by its state and not by the clock: until it is released it can be
 // committed, also after its expiry, and of a commit and an expiry at the same
 // moment the first one wins. Idempotent.
 // Errors: HOLD_RELEASED, also when nothing was ever held.
-func (s *Store) CommitHold(ctx context.Context, orderID uuid.UUID) error {
+func (s *Store) CommitHold(ctx context.Context, holdID uuid.UUID) error {
 	committed, err := s.db.Exec(ctx, `
 		UPDATE hold SET state = 'committed', updated_at = now()
-		WHERE order_id = $1 AND state = 'held'`, orderID)
+		WHERE hold_id = $1 AND state = 'held'`, holdID)
 	if err != nil {
 		return fmt.Errorf("commit hold: %w", err)
 	}
 	if committed.RowsAffected() == 1 {
 		return nil
 	}
-	state, err := holdState(ctx, s.db, orderID)
+	state, err := holdState(ctx, s.db, holdID)
 	if err != nil {
 		return fmt.Errorf("commit hold: %w", err)
 	}
@@ -302,52 +302,52 @@ func (s *Store) CommitHold(ctx context.Context, orderID uuid.UUID) error {
 	case stateCommitted, stateShipped:
 		return nil
 	}
-	return fmt.Errorf("commit hold: %w", released(orderID))
+	return fmt.Errorf("commit hold: %w", released(holdID))
 }
 
-// ReleaseHold gives an order's copies back, held or committed, and bars a later
-// HoldStock of the order, also when nothing is held: the call to hold that timed
+// ReleaseHold gives a hold's copies back, held or committed, and bars a later
+// HoldStock of it, also when nothing is held: the call to hold that timed
 // out may still be on its way. Idempotent. Errors: HOLD_SHIPPED.
-func (s *Store) ReleaseHold(ctx context.Context, orderID uuid.UUID) error {
-	err := postgres.Transact(ctx, s.db, func(tx pgx.Tx) error { return releaseHold(ctx, tx, orderID) })
+func (s *Store) ReleaseHold(ctx context.Context, holdID uuid.UUID) error {
+	err := postgres.Transact(ctx, s.db, func(tx pgx.Tx) error { return releaseHold(ctx, tx, holdID) })
 	if err != nil {
 		return fmt.Errorf("release hold: %w", err)
 	}
 	return nil
 }
 
-func releaseHold(ctx context.Context, tx pgx.Tx, orderID uuid.UUID) error {
-	// The INSERT waits for a HoldStock of this order that is under way, so that
+func releaseHold(ctx context.Context, tx pgx.Tx, holdID uuid.UUID) error {
+	// The INSERT waits for a HoldStock of this hold that is under way, so that
 	// the UPDATE sees what became of it.
 	barred, err := tx.Exec(ctx, `
-		INSERT INTO hold (order_id, state) VALUES ($1, 'released')
-		ON CONFLICT (order_id) DO NOTHING`, orderID)
+		INSERT INTO hold (hold_id, state) VALUES ($1, 'released')
+		ON CONFLICT (hold_id) DO NOTHING`, holdID)
 	if err != nil || barred.RowsAffected() == 1 {
 		return err
 	}
 	gaveBack, err := tx.Exec(ctx, `
 		UPDATE hold SET state = 'released', updated_at = now()
-		WHERE order_id = $1 AND state IN ('held', 'committed')`, orderID)
+		WHERE hold_id = $1 AND state IN ('held', 'committed')`, holdID)
 	if err != nil {
 		return err
 	}
 	if gaveBack.RowsAffected() == 1 {
-		return unreserve(ctx, tx, orderID)
+		return unreserve(ctx, tx, holdID)
 	}
-	state, err := holdState(ctx, tx, orderID)
+	state, err := holdState(ctx, tx, holdID)
 	if err != nil {
 		return err
 	}
 	if state == stateShipped {
-		return fault.New(fault.ReasonHoldShipped, "The copies of the order %s have left the house.", orderID).
-			With("order_id", orderID.String())
+		return fault.New(fault.ReasonHoldShipped, "The copies of the hold %s have left the house.", holdID).
+			With("hold_id", holdID.String())
 	}
 	return nil
 }
 
-// unreserve makes the copies of orders available again.
-func unreserve(ctx context.Context, tx pgx.Tx, orderIDs ...uuid.UUID) error {
-	sums, err := lockLines(ctx, tx, orderIDs)
+// unreserve makes the copies of holds available again.
+func unreserve(ctx context.Context, tx pgx.Tx, holdIDs ...uuid.UUID) error {
+	sums, err := lockLines(ctx, tx, holdIDs)
 	if err != nil {
 		return err
 	}
@@ -359,14 +359,14 @@ func unreserve(ctx context.Context, tx pgx.Tx, orderIDs ...uuid.UUID) error {
 	return nil
 }
 
-// lockLines locks the stock of orders' lines and returns their sum for each book.
-func lockLines(ctx context.Context, tx pgx.Tx, orderIDs []uuid.UUID) ([]want, error) {
+// lockLines locks the stock of holds' lines and returns their sum for each book.
+func lockLines(ctx context.Context, tx pgx.Tx, holdIDs []uuid.UUID) ([]want, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT s.book_id, l.quantity
 		FROM (
-			SELECT book_id, sum(quantity) AS quantity FROM hold_line WHERE order_id = ANY ($1) GROUP BY book_id
+			SELECT book_id, sum(quantity) AS quantity FROM hold_line WHERE hold_id = ANY ($1) GROUP BY book_id
 		) l JOIN stock s ON s.book_id = l.book_id
-		ORDER BY s.book_id FOR UPDATE OF s`, orderIDs)
+		ORDER BY s.book_id FOR UPDATE OF s`, holdIDs)
 	if err != nil {
 		return nil, err
 	}
@@ -377,41 +377,41 @@ func lockLines(ctx context.Context, tx pgx.Tx, orderIDs []uuid.UUID) ([]want, er
 	})
 }
 
-// ShipHold takes an order's committed copies out of stock. Idempotent.
+// ShipHold takes a hold's committed copies out of stock. Idempotent.
 // Errors: HOLD_RELEASED when there is no committed hold.
-func (s *Store) ShipHold(ctx context.Context, orderID uuid.UUID) error {
-	err := postgres.Transact(ctx, s.db, func(tx pgx.Tx) error { return shipHold(ctx, tx, orderID) })
+func (s *Store) ShipHold(ctx context.Context, holdID uuid.UUID) error {
+	err := postgres.Transact(ctx, s.db, func(tx pgx.Tx) error { return shipHold(ctx, tx, holdID) })
 	if err != nil {
 		return fmt.Errorf("ship hold: %w", err)
 	}
 	return nil
 }
 
-func shipHold(ctx context.Context, tx pgx.Tx, orderID uuid.UUID) error {
+func shipHold(ctx context.Context, tx pgx.Tx, holdID uuid.UUID) error {
 	shipped, err := tx.Exec(ctx, `
 		UPDATE hold SET state = 'shipped', updated_at = now()
-		WHERE order_id = $1 AND state = 'committed'`, orderID)
+		WHERE hold_id = $1 AND state = 'committed'`, holdID)
 	if err != nil {
 		return err
 	}
 	if shipped.RowsAffected() == 0 {
-		state, err := holdState(ctx, tx, orderID)
+		state, err := holdState(ctx, tx, holdID)
 		if err != nil {
 			return err
 		}
 		if state != stateShipped {
-			return released(orderID)
+			return released(holdID)
 		}
 		return nil
 	}
-	sums, err := lockLines(ctx, tx, []uuid.UUID{orderID})
+	sums, err := lockLines(ctx, tx, []uuid.UUID{holdID})
 	if err != nil {
 		return err
 	}
 	batch := &pgx.Batch{}
 	for _, w := range sums {
 		batch.Queue(`UPDATE stock SET on_hand = on_hand - $2, reserved = reserved - $2 WHERE book_id = $1`, w.bookID, w.quantity)
-		batch.Queue(insertMovement, w.bookID, movementShipped, w.quantity, orderID.String())
+		batch.Queue(insertMovement, w.bookID, movementShipped, w.quantity, holdID.String())
 	}
 	return tx.SendBatch(ctx, batch).Close()
 }

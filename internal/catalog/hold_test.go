@@ -63,7 +63,7 @@ func TestS2_MovementsExplainStock(t *testing.T) {
 		random := rand.New(rand.NewPCG(2, uint64(shopper)))
 		group.Go(func() error {
 			for n := range orders {
-				order := uuid.New()
+				hold := uuid.New()
 				var lines []catalog.StockLine
 				for range 1 + random.IntN(4) {
 					lines = append(lines, line(books[random.IntN(len(books))], 1+random.Int32N(3)))
@@ -74,14 +74,14 @@ func TestS2_MovementsExplainStock(t *testing.T) {
 				}
 				ship := false
 				steps := []func() error{
-					func() error { _, err := shop.HoldStock(ctx, order, lines, expires); return err },
-					func() error { return shop.CommitHold(ctx, order) },
+					func() error { _, err := shop.HoldStock(ctx, hold, lines, expires); return err },
+					func() error { return shop.CommitHold(ctx, hold) },
 					func() error {
-						err := shop.ShipHold(ctx, order)
+						err := shop.ShipHold(ctx, hold)
 						ship = ship || err == nil
 						return err
 					},
-					func() error { return shop.ReleaseHold(ctx, order) },
+					func() error { return shop.ReleaseHold(ctx, hold) },
 					func() error { _, err := shop.ReleaseExpired(ctx, 3); return err },
 					func() error {
 						return shop.Receive(ctx, lines[0].BookID, 2, fmt.Sprintf("delivery %d of %d", n%10, shopper))
@@ -90,7 +90,7 @@ func TestS2_MovementsExplainStock(t *testing.T) {
 						if !ship {
 							return nil
 						}
-						return shop.Return(ctx, lines[0].BookID, 1, order.String())
+						return shop.Return(ctx, lines[0].BookID, 1, hold.String())
 					},
 				}
 				// Mostly in the order of an order's life, with things left out,
@@ -127,21 +127,21 @@ func TestS2_ShippedStockLeavesOnce(t *testing.T) {
 	t.Parallel()
 	shop := setup(t)
 	books := shop.add(t, 5, 5)
-	order := uuid.New()
-	shop.hold(t, order, line(books[0], 2), line(books[1], 1))
-	refuse(t, shop.ShipHold(t.Context(), order), fault.ReasonHoldReleased) // not committed
-	if err := shop.CommitHold(t.Context(), order); err != nil {
+	hold := uuid.New()
+	shop.hold(t, hold, line(books[0], 2), line(books[1], 1))
+	refuse(t, shop.ShipHold(t.Context(), hold), fault.ReasonHoldReleased) // not committed
+	if err := shop.CommitHold(t.Context(), hold); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := shop.ShipHold(t.Context(), order); err != nil {
+		if err := shop.ShipHold(t.Context(), hold); err != nil {
 			t.Fatal(err)
 		}
 	}
 	shop.stock(t, books[0], 3, 0)
 	shop.stock(t, books[1], 4, 0)
-	refuse(t, shop.ReleaseHold(t.Context(), order), fault.ReasonHoldShipped)
-	if err := shop.CommitHold(t.Context(), order); err != nil {
+	refuse(t, shop.ReleaseHold(t.Context(), hold), fault.ReasonHoldShipped)
+	if err := shop.CommitHold(t.Context(), hold); err != nil {
 		t.Errorf("commit after shipping, as a retry would: %v", err)
 	}
 	refuse(t, shop.ShipHold(t.Context(), uuid.New()), fault.ReasonHoldReleased)
@@ -149,7 +149,7 @@ func TestS2_ShippedStockLeavesOnce(t *testing.T) {
 		if err := shop.Receive(t.Context(), books[0], 7, "delivery 1"); err != nil {
 			t.Fatal(err)
 		}
-		if err := shop.Return(t.Context(), books[0], 1, order.String()); err != nil {
+		if err := shop.Return(t.Context(), books[0], 1, hold.String()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -210,14 +210,14 @@ func TestS4_CommitAndExpiryHaveOneWinner(t *testing.T) {
 	book := shop.add(t, rounds)[0]
 	committed := 0
 	for range rounds {
-		order := uuid.New()
-		if _, err := shop.HoldStock(t.Context(), order, []catalog.StockLine{line(book, 1)}, past()); err != nil {
+		hold := uuid.New()
+		if _, err := shop.HoldStock(t.Context(), hold, []catalog.StockLine{line(book, 1)}, past()); err != nil {
 			t.Fatal(err)
 		}
 		var commit error
 		var expired int
 		var group errgroup.Group
-		group.Go(func() error { commit = shop.CommitHold(t.Context(), order); return nil })
+		group.Go(func() error { commit = shop.CommitHold(t.Context(), hold); return nil })
 		group.Go(func() (err error) { expired, err = shop.ReleaseExpired(t.Context(), 10); return err })
 		if err := group.Wait(); err != nil {
 			t.Fatal(err)
@@ -240,8 +240,8 @@ func TestS4_ExpiredHoldStaysUntilReleased(t *testing.T) {
 	shop := setup(t)
 	book := shop.add(t, 3)[0]
 	late, gone := uuid.New(), uuid.New()
-	for _, order := range []uuid.UUID{late, gone} {
-		if _, err := shop.HoldStock(t.Context(), order, []catalog.StockLine{line(book, 1)}, past()); err != nil {
+	for _, hold := range []uuid.UUID{late, gone} {
+		if _, err := shop.HoldStock(t.Context(), hold, []catalog.StockLine{line(book, 1)}, past()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -345,8 +345,8 @@ func TestHoldNamesEveryProblem(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			order := uuid.New()
-			_, err := shop.HoldStock(t.Context(), order, test.lines, soon())
+			hold := uuid.New()
+			_, err := shop.HoldStock(t.Context(), hold, test.lines, soon())
 			f := refuse(t, err, test.reason)
 			var named []string
 			for _, id := range test.books {
@@ -356,8 +356,8 @@ func TestHoldNamesEveryProblem(t *testing.T) {
 			if got := strings.Join(named, ","); f.Metadata["book_ids"] != got {
 				t.Errorf("names %q, want %q", f.Metadata["book_ids"], got)
 			}
-			if n := shop.count(t, `SELECT count(*) FROM hold WHERE order_id = $1`, order); n != 0 {
-				t.Error("the refused order left a hold")
+			if n := shop.count(t, `SELECT count(*) FROM hold WHERE hold_id = $1`, hold); n != 0 {
+				t.Error("the refused hold left a hold")
 			}
 			shop.stock(t, books[2], 9, 0)
 		})
@@ -368,23 +368,23 @@ func TestHoldIsIdempotent(t *testing.T) {
 	t.Parallel()
 	shop := setup(t)
 	books := shop.add(t, 9, 9)
-	order := uuid.New()
-	first := shop.hold(t, order, line(books[0], 2), line(books[1], 1))
+	hold := uuid.New()
+	first := shop.hold(t, hold, line(books[0], 2), line(books[1], 1))
 	if first[0].UnitPrice.Currency != "USD" || first[0].Title == "" || first[0].ISBN13 == "" {
 		t.Errorf("the snapshot is %+v", first[0])
 	}
 	// The snapshot is of the first call's moment.
 	shop.exec(t, `UPDATE book SET price_minor = 1, title = 'Another'`)
 	for _, state := range []string{"held", "committed", "shipped"} {
-		again := shop.hold(t, order, line(books[0], 5))
+		again := shop.hold(t, hold, line(books[0], 5))
 		if !reflect.DeepEqual(again, first) {
 			t.Errorf("%s: got %+v, want %+v", state, again, first)
 		}
-		if err := shop.CommitHold(t.Context(), order); err != nil {
+		if err := shop.CommitHold(t.Context(), hold); err != nil {
 			t.Fatal(err)
 		}
 		if state == "committed" {
-			if err := shop.ShipHold(t.Context(), order); err != nil {
+			if err := shop.ShipHold(t.Context(), hold); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -397,11 +397,11 @@ func TestHoldIsIdempotentAtTheSameTime(t *testing.T) {
 	t.Parallel()
 	shop := setup(t)
 	book := shop.add(t, 9)[0]
-	order := uuid.New()
+	hold := uuid.New()
 	var group errgroup.Group
 	for range 8 {
 		group.Go(func() error {
-			held, err := shop.HoldStock(t.Context(), order, []catalog.StockLine{line(book, 2)}, soon())
+			held, err := shop.HoldStock(t.Context(), hold, []catalog.StockLine{line(book, 2)}, soon())
 			if err == nil && (len(held) != 1 || held[0].Quantity != 2) {
 				return fmt.Errorf("held %v", held)
 			}
@@ -418,13 +418,13 @@ func TestHoldThatFailedCanSucceedLater(t *testing.T) {
 	t.Parallel()
 	shop := setup(t)
 	book := shop.add(t, 1)[0]
-	order := uuid.New()
-	_, err := shop.HoldStock(t.Context(), order, []catalog.StockLine{line(book, 2)}, soon())
+	hold := uuid.New()
+	_, err := shop.HoldStock(t.Context(), hold, []catalog.StockLine{line(book, 2)}, soon())
 	refuse(t, err, fault.ReasonOutOfStock)
 	if err := shop.Receive(t.Context(), book, 1, "delivery"); err != nil {
 		t.Fatal(err)
 	}
-	shop.hold(t, order, line(book, 2))
+	shop.hold(t, hold, line(book, 2))
 	shop.stock(t, book, 2, 2)
 }
 
@@ -461,27 +461,27 @@ func TestReleaseBarsALateHold(t *testing.T) {
 	t.Parallel()
 	shop := setup(t)
 	book := shop.add(t, 5)[0]
-	order := uuid.New()
+	hold := uuid.New()
 	for range 2 {
-		if err := shop.ReleaseHold(t.Context(), order); err != nil {
+		if err := shop.ReleaseHold(t.Context(), hold); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := shop.HoldStock(t.Context(), order, []catalog.StockLine{line(book, 1)}, soon())
+	_, err := shop.HoldStock(t.Context(), hold, []catalog.StockLine{line(book, 1)}, soon())
 	refuse(t, err, fault.ReasonHoldReleased)
 	shop.stock(t, book, 5, 0)
 
 	for range 30 {
-		order := uuid.New()
+		hold := uuid.New()
 		var group errgroup.Group
 		group.Go(func() error {
-			_, err := shop.HoldStock(t.Context(), order, []catalog.StockLine{line(book, 1)}, soon())
+			_, err := shop.HoldStock(t.Context(), hold, []catalog.StockLine{line(book, 1)}, soon())
 			if fault.Is(err, fault.ReasonHoldReleased) {
 				return nil
 			}
 			return err
 		})
-		group.Go(func() error { return shop.ReleaseHold(t.Context(), order) })
+		group.Go(func() error { return shop.ReleaseHold(t.Context(), hold) })
 		if err := group.Wait(); err != nil {
 			t.Fatal(err)
 		}
@@ -504,11 +504,11 @@ func TestHoldsDoNotDeadlock(t *testing.T) {
 				for _, i := range random.Perm(len(books)) {
 					lines = append(lines, line(books[i], 1))
 				}
-				order := uuid.New()
-				if _, err := shop.HoldStock(t.Context(), order, lines, past()); err != nil {
+				hold := uuid.New()
+				if _, err := shop.HoldStock(t.Context(), hold, lines, past()); err != nil {
 					return err
 				}
-				if err := shop.ReleaseHold(t.Context(), order); err != nil {
+				if err := shop.ReleaseHold(t.Context(), hold); err != nil {
 					return err
 				}
 				if _, err := shop.ReleaseExpired(t.Context(), 5); err != nil {

@@ -19,13 +19,13 @@ func (s *Store) ReleaseExpired(ctx context.Context, limit int) (n int, err error
 	err = postgres.Transact(ctx, s.db, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `
 			WITH expired AS MATERIALIZED (
-				SELECT order_id FROM hold
+				SELECT hold_id FROM hold
 				WHERE state = 'held' AND expires_at <= now()
 				ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
 			)
 			UPDATE hold SET state = 'released', updated_at = now()
-			FROM expired WHERE hold.order_id = expired.order_id
-			RETURNING hold.order_id`, limit)
+			FROM expired WHERE hold.hold_id = expired.hold_id
+			RETURNING hold.hold_id`, limit)
 		if err != nil {
 			return err
 		}

@@ -50,6 +50,7 @@ const (
 // the order's id.
 type Input struct {
 	OrderID       string
+	Attempt       string // the request that started the run, a UUID; the id of its hold
 	Subject       string
 	Country       string       // ISO 3166-1 alpha-2, where the parcel goes
 	ExpectedTotal *money.Money `json:",omitempty"` // what the shopper agreed to, nil for any
@@ -127,7 +128,7 @@ func (c *checkout) run(ctx workflow.Context) (Result, error) {
 	case payment.Status != paid.Captured:
 		return c.end(ctx, ordering.Expired, ReasonNotPaid)
 	}
-	switch err := c.local(ctx, lasting, activity.CommitStock, c.in.OrderID).Get(ctx, nil); {
+	switch err := c.local(ctx, lasting, activity.CommitStock, c.in.Attempt).Get(ctx, nil); {
 	case c.interrupted(ctx):
 		return c.end(ctx, ordering.Cancelled, c.cancelReason)
 	case err != nil: // the hold ran out first: the payment goes back
@@ -147,11 +148,11 @@ func (c *checkout) place(ctx workflow.Context) error {
 		return err
 	}
 	c.undo.Add(func(ctx workflow.Context) error {
-		return c.local(ctx, lasting, activity.ReleaseStock, c.in.OrderID).Get(ctx, nil)
+		return c.local(ctx, lasting, activity.ReleaseStock, c.in.Attempt).Get(ctx, nil)
 	})
 	now := workflow.Now(ctx)
 	var lines []ordering.Line
-	hold := activities.Hold{OrderID: c.in.OrderID, Items: basket.Items, ExpireTime: now.Add(c.in.PaymentWindow + grace)}
+	hold := activities.Hold{ID: c.in.Attempt, Items: basket.Items, ExpireTime: now.Add(c.in.PaymentWindow + grace)}
 	if err := c.local(ctx, brief, activity.HoldStock, hold).Get(ctx, &lines); err != nil {
 		return err
 	}
@@ -179,15 +180,16 @@ func (c *checkout) awaitPlaced(ctx workflow.Context) (activities.Snapshot, error
 
 // refuse gives back what was held and tells the shopper why there is no order.
 func (c *checkout) refuse(ctx workflow.Context, cause error) error {
-	if process.Fault(cause) == nil {
+	f := process.Fault(cause)
+	if f == nil {
 		c.log.Warn("order could not be placed", "error", cause)
-		cause = process.Refused(fault.New(fault.ReasonUnavailable, "the order could not be placed, nothing was charged"))
+		f = fault.New(fault.ReasonUnavailable, "the order could not be placed, nothing was charged")
 	}
 	if err := c.undo.Run(ctx); err != nil {
 		c.log.Warn("a hold could not be released and will expire", "error", err)
 	}
-	c.refused = cause
-	return cause
+	c.refused = process.Refused(f.With(attemptKey, c.in.Attempt))
+	return c.refused
 }
 
 // pay waits for the payment, until it is through, somebody cancels, or the
@@ -245,7 +247,7 @@ func (c *checkout) fulfil(ctx workflow.Context) (Result, error) {
 		if c.cancelReason != "" {
 			return c.end(ctx, ordering.Cancelled, c.cancelReason)
 		}
-		if err := c.local(ctx, lasting, activity.ShipStock, c.in.OrderID).Get(ctx, nil); err != nil {
+		if err := c.local(ctx, lasting, activity.ShipStock, c.in.Attempt).Get(ctx, nil); err != nil {
 			if c.interrupted(ctx) {
 				continue
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
@@ -19,6 +20,9 @@ import (
 // WorkflowID is the id of an order's process.
 func WorkflowID(orderID string) string { return "order/" + orderID }
 
+// attemptKey is where a refusal says which attempt it refused.
+const attemptKey = "attempt"
+
 // Place starts the order's process, or joins the one that runs, and answers when
 // the order is durable, priced and its stock held. However often it is called for
 // an order id, there is one order.
@@ -27,8 +31,25 @@ func WorkflowID(orderID string) string { return "order/" + orderID }
 // free again; UNAVAILABLE when there was no answer in time, after which the order
 // may come to be.
 func Place(ctx context.Context, c client.Client, in Input) (activities.Snapshot, error) {
+	in.Attempt = uuid.NewString()
+	// Requests that come together share one update, of which a workflow takes ten at
+	// a time.
+	snapshot, err := place(ctx, c, in, in.OrderID)
+	// The server also answers from the outcome of a run that has ended. A refusal of
+	// an earlier request says nothing about this one, which asks under an id of its
+	// own.
+	if f := fault.As(err); f != nil && f.Metadata[attemptKey] != "" && f.Metadata[attemptKey] != in.Attempt {
+		snapshot, err = place(ctx, c, in, in.Attempt)
+	}
+	if f := fault.As(err); f != nil {
+		delete(f.Metadata, attemptKey)
+	}
+	return snapshot, err
+}
+
+func place(ctx context.Context, c client.Client, in Input, updateID string) (activities.Snapshot, error) {
 	for {
-		// A start operation is used once, so each attempt makes its own.
+		// A start operation is used once, so each try makes its own.
 		start := c.NewWithStartWorkflowOperation(client.StartWorkflowOptions{
 			ID:                       WorkflowID(in.OrderID),
 			TaskQueue:                activities.TaskQueue,
@@ -42,7 +63,7 @@ func Place(ctx context.Context, c client.Client, in Input) (activities.Snapshot,
 		handle, err := c.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
 			StartWorkflowOperation: start,
 			UpdateOptions: client.UpdateWorkflowOptions{
-				UpdateID: in.OrderID, UpdateName: PlaceUpdate, WaitForStage: client.WorkflowUpdateStageCompleted,
+				UpdateID: updateID, UpdateName: PlaceUpdate, WaitForStage: client.WorkflowUpdateStageCompleted,
 			},
 		})
 		var snapshot activities.Snapshot

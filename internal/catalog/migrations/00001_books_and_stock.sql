@@ -68,7 +68,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON stock_movement
 -- A released row without lines bars an order whose hold was given back before
 -- it arrived. Rows stay.
 CREATE TABLE hold (
-    order_id   uuid PRIMARY KEY,
+    hold_id   uuid PRIMARY KEY,
     state      text NOT NULL CHECK (state IN ('held', 'committed', 'released', 'shipped')),
     expires_at timestamptz CHECK (state = 'released' OR expires_at IS NOT NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -78,14 +78,14 @@ CREATE INDEX hold_expiry ON hold (expires_at) WHERE state = 'held';
 
 -- What was held, as the book was at that moment: the order's prices.
 CREATE TABLE hold_line (
-    order_id         uuid REFERENCES hold,
+    hold_id         uuid REFERENCES hold,
     book_id          uuid REFERENCES book,
     quantity         int NOT NULL CHECK (quantity > 0),
     title            text NOT NULL,
     isbn13           text NOT NULL,
     unit_price_minor bigint NOT NULL CHECK (unit_price_minor >= 0),
     currency         text NOT NULL,
-    PRIMARY KEY (order_id, book_id)
+    PRIMARY KEY (hold_id, book_id)
 );
 
 -- +goose Down

@@ -700,11 +700,11 @@ func (x *StockLine) GetQuantity() int32 {
 	return 0
 }
 
-// HoldStockRequest asks for stock for an order.
+// HoldStockRequest asks for stock.
 type HoldStockRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The order's UUID, the hold's idempotency key.
-	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The hold's UUID, chosen by the caller: its idempotency key.
+	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
 	// What to hold.
 	Lines []*StockLine `protobuf:"bytes,2,rep,name=lines,proto3" json:"lines,omitempty"`
 	// When the hold ends by itself unless it is committed.
@@ -743,9 +743,9 @@ func (*HoldStockRequest) Descriptor() ([]byte, []int) {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *HoldStockRequest) GetOrderId() string {
+func (x *HoldStockRequest) GetHoldId() string {
 	if x != nil {
-		return x.OrderId
+		return x.HoldId
 	}
 	return ""
 }
@@ -892,11 +892,11 @@ func (x *HoldStockResponse) GetLines() []*HeldLine {
 	return nil
 }
 
-// CommitHoldRequest names the order whose hold becomes permanent.
+// CommitHoldRequest names the hold that becomes permanent.
 type CommitHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The order's UUID.
-	OrderId       string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The hold's UUID.
+	HoldId        string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -931,9 +931,9 @@ func (*CommitHoldRequest) Descriptor() ([]byte, []int) {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
-func (x *CommitHoldRequest) GetOrderId() string {
+func (x *CommitHoldRequest) GetHoldId() string {
 	if x != nil {
-		return x.OrderId
+		return x.HoldId
 	}
 	return ""
 }
@@ -975,11 +975,11 @@ func (*CommitHoldResponse) Descriptor() ([]byte, []int) {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
-// ReleaseHoldRequest names the order whose hold ends.
+// ReleaseHoldRequest names the hold that ends.
 type ReleaseHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The order's UUID.
-	OrderId       string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The hold's UUID.
+	HoldId        string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1014,9 +1014,9 @@ func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *ReleaseHoldRequest) GetOrderId() string {
+func (x *ReleaseHoldRequest) GetHoldId() string {
 	if x != nil {
-		return x.OrderId
+		return x.HoldId
 	}
 	return ""
 }
@@ -1058,11 +1058,11 @@ func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
-// ShipHoldRequest names the order whose copies leave the house.
+// ShipHoldRequest names the hold whose copies leave the house.
 type ShipHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The order's UUID.
-	OrderId       string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The hold's UUID.
+	HoldId        string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1097,9 +1097,9 @@ func (*ShipHoldRequest) Descriptor() ([]byte, []int) {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
-func (x *ShipHoldRequest) GetOrderId() string {
+func (x *ShipHoldRequest) GetHoldId() string {
 	if x != nil {
-		return x.OrderId
+		return x.HoldId
 	}
 	return ""
 }
@@ -1204,9 +1204,9 @@ const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"missingIds\"U\n" +
 	"\tStockLine\x12!\n" +
 	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\x12%\n" +
-	"\bquantity\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18c(\x01R\bquantity\"\xbe\x01\n" +
-	"\x10HoldStockRequest\x12#\n" +
-	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\x12@\n" +
+	"\bquantity\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18c(\x01R\bquantity\"\xbc\x01\n" +
+	"\x10HoldStockRequest\x12!\n" +
+	"\ahold_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06holdId\x12@\n" +
 	"\x05lines\x18\x02 \x03(\v2\x1e.bookworm.catalog.v1.StockLineB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10dR\x05lines\x12C\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\n" +
@@ -1219,15 +1219,15 @@ const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"unit_price\x18\x05 \x01(\v2\x17.bookworm.type.v1.MoneyR\tunitPrice\"H\n" +
 	"\x11HoldStockResponse\x123\n" +
-	"\x05lines\x18\x01 \x03(\v2\x1d.bookworm.catalog.v1.HeldLineR\x05lines\"8\n" +
-	"\x11CommitHoldRequest\x12#\n" +
-	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\"\x14\n" +
-	"\x12CommitHoldResponse\"9\n" +
-	"\x12ReleaseHoldRequest\x12#\n" +
-	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\"\x15\n" +
-	"\x13ReleaseHoldResponse\"6\n" +
-	"\x0fShipHoldRequest\x12#\n" +
-	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\"\x12\n" +
+	"\x05lines\x18\x01 \x03(\v2\x1d.bookworm.catalog.v1.HeldLineR\x05lines\"6\n" +
+	"\x11CommitHoldRequest\x12!\n" +
+	"\ahold_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06holdId\"\x14\n" +
+	"\x12CommitHoldResponse\"7\n" +
+	"\x12ReleaseHoldRequest\x12!\n" +
+	"\ahold_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06holdId\"\x15\n" +
+	"\x13ReleaseHoldResponse\"4\n" +
+	"\x0fShipHoldRequest\x12!\n" +
+	"\ahold_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06holdId\"\x12\n" +
 	"\x10ShipHoldResponse2\xa3\x03\n" +
 	"\x0eCatalogService\x12{\n" +
 	"\tListBooks\x12%.bookworm.catalog.v1.ListBooksRequest\x1a&.bookworm.catalog.v1.ListBooksResponse\"\x1f\xaa\xd4\x18\x03\n" +

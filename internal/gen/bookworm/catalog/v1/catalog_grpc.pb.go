@@ -226,18 +226,20 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // StockService holds, commits and releases stock for orders. Only the shop's own services call it.
+// A hold belongs to one attempt to place an order: an attempt that was refused gives its hold back for
+// good, and the next one has its own.
 type StockServiceClient interface {
-	// HoldStock sets the order's copies aside until expire_time and answers the books with the prices
-	// of that moment. Lines with the same book add up before the check. All lines are held or none.
-	// Calling it again for the same order answers what the first call held.
-	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the order's hold has
-	// already been given back.
+	// HoldStock sets copies aside until expire_time and answers the books with the prices of that
+	// moment. Lines with the same book add up before the check. All lines are held or none. Calling it
+	// again for the same hold answers what the first call held.
+	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the hold has already been
+	// given back.
 	HoldStock(ctx context.Context, in *HoldStockRequest, opts ...grpc.CallOption) (*HoldStockResponse, error)
-	// CommitHold makes the order's hold permanent: it no longer expires. Idempotent.
+	// CommitHold makes a hold permanent: it no longer expires. Idempotent.
 	// Errors: HOLD_RELEASED when the hold expired or was released first.
 	CommitHold(ctx context.Context, in *CommitHoldRequest, opts ...grpc.CallOption) (*CommitHoldResponse, error)
-	// ReleaseHold gives the order's copies back, held or committed, and bars a later HoldStock of the
-	// same order. Idempotent, and no error when nothing is held.
+	// ReleaseHold gives the copies back, held or committed, and bars a later HoldStock of the same hold.
+	// Idempotent, and no error when nothing is held.
 	// Errors: HOLD_SHIPPED when the copies have left the house.
 	ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error)
 	// ShipHold takes the committed copies out of stock. Idempotent.
@@ -298,18 +300,20 @@ func (c *stockServiceClient) ShipHold(ctx context.Context, in *ShipHoldRequest, 
 // for forward compatibility.
 //
 // StockService holds, commits and releases stock for orders. Only the shop's own services call it.
+// A hold belongs to one attempt to place an order: an attempt that was refused gives its hold back for
+// good, and the next one has its own.
 type StockServiceServer interface {
-	// HoldStock sets the order's copies aside until expire_time and answers the books with the prices
-	// of that moment. Lines with the same book add up before the check. All lines are held or none.
-	// Calling it again for the same order answers what the first call held.
-	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the order's hold has
-	// already been given back.
+	// HoldStock sets copies aside until expire_time and answers the books with the prices of that
+	// moment. Lines with the same book add up before the check. All lines are held or none. Calling it
+	// again for the same hold answers what the first call held.
+	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the hold has already been
+	// given back.
 	HoldStock(context.Context, *HoldStockRequest) (*HoldStockResponse, error)
-	// CommitHold makes the order's hold permanent: it no longer expires. Idempotent.
+	// CommitHold makes a hold permanent: it no longer expires. Idempotent.
 	// Errors: HOLD_RELEASED when the hold expired or was released first.
 	CommitHold(context.Context, *CommitHoldRequest) (*CommitHoldResponse, error)
-	// ReleaseHold gives the order's copies back, held or committed, and bars a later HoldStock of the
-	// same order. Idempotent, and no error when nothing is held.
+	// ReleaseHold gives the copies back, held or committed, and bars a later HoldStock of the same hold.
+	// Idempotent, and no error when nothing is held.
 	// Errors: HOLD_SHIPPED when the copies have left the house.
 	ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error)
 	// ShipHold takes the committed copies out of stock. Idempotent.

@@ -228,17 +228,17 @@ var (
 
 // StockServiceClient is a client for the bookworm.catalog.v1.StockService service.
 type StockServiceClient interface {
-	// HoldStock sets the order's copies aside until expire_time and answers the books with the prices
-	// of that moment. Lines with the same book add up before the check. All lines are held or none.
-	// Calling it again for the same order answers what the first call held.
-	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the order's hold has
-	// already been given back.
+	// HoldStock sets copies aside until expire_time and answers the books with the prices of that
+	// moment. Lines with the same book add up before the check. All lines are held or none. Calling it
+	// again for the same hold answers what the first call held.
+	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the hold has already been
+	// given back.
 	HoldStock(context.Context, *v1.HoldStockRequest) (*v1.HoldStockResponse, error)
-	// CommitHold makes the order's hold permanent: it no longer expires. Idempotent.
+	// CommitHold makes a hold permanent: it no longer expires. Idempotent.
 	// Errors: HOLD_RELEASED when the hold expired or was released first.
 	CommitHold(context.Context, *v1.CommitHoldRequest) (*v1.CommitHoldResponse, error)
-	// ReleaseHold gives the order's copies back, held or committed, and bars a later HoldStock of the
-	// same order. Idempotent, and no error when nothing is held.
+	// ReleaseHold gives the copies back, held or committed, and bars a later HoldStock of the same hold.
+	// Idempotent, and no error when nothing is held.
 	// Errors: HOLD_SHIPPED when the copies have left the house.
 	ReleaseHold(context.Context, *v1.ReleaseHoldRequest) (*v1.ReleaseHoldResponse, error)
 	// ShipHold takes the committed copies out of stock. Idempotent.
@@ -254,17 +254,17 @@ func NewStockServiceClient(client *connect.Client) StockServiceClient {
 
 // StockServiceHandler is an implementation of the bookworm.catalog.v1.StockService service.
 type StockServiceHandler interface {
-	// HoldStock sets the order's copies aside until expire_time and answers the books with the prices
-	// of that moment. Lines with the same book add up before the check. All lines are held or none.
-	// Calling it again for the same order answers what the first call held.
-	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the order's hold has
-	// already been given back.
+	// HoldStock sets copies aside until expire_time and answers the books with the prices of that
+	// moment. Lines with the same book add up before the check. All lines are held or none. Calling it
+	// again for the same hold answers what the first call held.
+	// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED when the hold has already been
+	// given back.
 	HoldStock(context.Context, *v1.HoldStockRequest) (*v1.HoldStockResponse, error)
-	// CommitHold makes the order's hold permanent: it no longer expires. Idempotent.
+	// CommitHold makes a hold permanent: it no longer expires. Idempotent.
 	// Errors: HOLD_RELEASED when the hold expired or was released first.
 	CommitHold(context.Context, *v1.CommitHoldRequest) (*v1.CommitHoldResponse, error)
-	// ReleaseHold gives the order's copies back, held or committed, and bars a later HoldStock of the
-	// same order. Idempotent, and no error when nothing is held.
+	// ReleaseHold gives the copies back, held or committed, and bars a later HoldStock of the same hold.
+	// Idempotent, and no error when nothing is held.
 	// Errors: HOLD_SHIPPED when the copies have left the house.
 	ReleaseHold(context.Context, *v1.ReleaseHoldRequest) (*v1.ReleaseHoldResponse, error)
 	// ShipHold takes the committed copies out of stock. Idempotent.
