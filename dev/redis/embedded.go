@@ -36,7 +36,7 @@ type entry struct {
 	Expires *time.Time `json:"expires,omitempty"`
 }
 
-func startEmbedded(o Options) (*Server, error) {
+func startEmbedded(ctx context.Context, o Options) (*Server, error) {
 	e := &embedded{
 		server: miniredis.NewMiniRedis(),
 		log:    o.Logger,
@@ -49,7 +49,8 @@ func startEmbedded(o Options) (*Server, error) {
 		return nil, err
 	}
 	e.client = newClient(e.server.Addr())
-	ctx, cancel := context.WithCancel(context.Background())
+	// The server outlives the context of its start.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	e.cancel = cancel
 	e.done.Go(func() { e.keep(ctx) })
 	return &Server{address: e.server.Addr(), kind: "miniredis", stop: sync.OnceValue(e.stop)}, nil

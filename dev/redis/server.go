@@ -74,7 +74,7 @@ func start(ctx context.Context, o Options, program, version string) (*Server, er
 	}
 	var s *Server
 	if program == "" {
-		s, err = startEmbedded(o)
+		s, err = startEmbedded(ctx, o)
 	} else {
 		s, err = startReal(ctx, o, program, version)
 	}

@@ -152,7 +152,7 @@ func checkPut(t *testing.T, c *redis.Client) {
 
 func TestStopAndRestart(t *testing.T) {
 	t.Parallel()
-	forEachKind(t, func(t *testing.T, program, version string) { //nolint:thelper // the test itself
+	forEachKind(t, func(t *testing.T, program, version string) {
 		o := Options{DataDir: t.TempDir()}
 		s := startServer(t, o, program, version)
 		put(t, connect(t, s.Address()))
@@ -168,7 +168,7 @@ func TestStopAndRestart(t *testing.T) {
 
 func TestOwnerKilled(t *testing.T) {
 	t.Parallel()
-	forEachKind(t, func(t *testing.T, program, version string) { //nolint:thelper // the test itself
+	forEachKind(t, func(t *testing.T, program, version string) {
 		dir := t.TempDir()
 		address, kill := startChild(t, dir, program == "")
 		put(t, connect(t, address))
@@ -220,7 +220,7 @@ func startChild(t *testing.T, dir string, inProcess bool) (address string, kill 
 
 func TestKeysExpire(t *testing.T) {
 	t.Parallel()
-	forEachKind(t, func(t *testing.T, program, version string) { //nolint:thelper // the test itself
+	forEachKind(t, func(t *testing.T, program, version string) {
 		c := connect(t, startServer(t, Options{DataDir: t.TempDir()}, program, version).Address())
 		if err := c.Set(t.Context(), "brief", "x", time.Second).Err(); err != nil {
 			t.Fatal(err)
@@ -231,7 +231,7 @@ func TestKeysExpire(t *testing.T) {
 
 func TestTakenPort(t *testing.T) {
 	t.Parallel()
-	forEachKind(t, func(t *testing.T, program, version string) { //nolint:thelper // the test itself
+	forEachKind(t, func(t *testing.T, program, version string) {
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)

@@ -180,7 +180,7 @@ func get(t *testing.T, url string) string {
 	return string(body)
 }
 
-func TestServer(t *testing.T) {
+func TestServer(t *testing.T) { //nolint:tparallel // the steps share one server, which the last one stops
 	t.Parallel()
 	s := startServer(t, t.TempDir(), testAttributes)
 	c := dial(t, s.Address(), "shop")
@@ -191,13 +191,13 @@ func TestServer(t *testing.T) {
 		t.Fatalf("update with start: %q, %v", greeting, err)
 	}
 
-	t.Run("search attributes are listed", func(t *testing.T) {
+	t.Run("search attributes are listed", func(t *testing.T) { //nolint:paralleltest // in turn
 		eventually(t, func() error { return isListed(t.Context(), c) })
 	})
-	t.Run("adding a search attribute again changes nothing", func(t *testing.T) {
+	t.Run("adding a search attribute again changes nothing", func(t *testing.T) { //nolint:paralleltest // in turn
 		addSearchAttribute(t, c, "shop")
 	})
-	t.Run("metrics count writes", func(t *testing.T) {
+	t.Run("metrics count writes", func(t *testing.T) { //nolint:paralleltest // in turn
 		body := get(t, s.MetricsURL())
 		for _, operation := range []string{"CreateWorkflowExecution", "UpdateWorkflowExecution"} {
 			if !strings.Contains(body, `operation="`+operation+`"`) || !strings.Contains(body, "persistence_requests{") {
@@ -205,7 +205,7 @@ func TestServer(t *testing.T) {
 			}
 		}
 	})
-	t.Run("web ui is the real one", func(t *testing.T) {
+	t.Run("web ui is the real one", func(t *testing.T) { //nolint:paralleltest // in turn
 		if page := get(t, s.UIURL()); !strings.Contains(strings.ToLower(page), "<!doctype html>") {
 			t.Errorf("front page: %.200s", page)
 		}
@@ -213,7 +213,7 @@ func TestServer(t *testing.T) {
 			t.Errorf("workflows in the web ui: %.300s", body)
 		}
 	})
-	t.Run("a taken port is an error", func(t *testing.T) {
+	t.Run("a taken port is an error", func(t *testing.T) { //nolint:paralleltest // in turn
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", hostPort(0))
 		if err != nil {
 			t.Fatal(err)
@@ -225,7 +225,7 @@ func TestServer(t *testing.T) {
 			t.Error("started on a taken port")
 		}
 	})
-	t.Run("stopping again does nothing", func(*testing.T) {
+	t.Run("stopping again does nothing", func(*testing.T) { //nolint:paralleltest // in turn
 		s.Stop()
 		s.Stop()
 	})
