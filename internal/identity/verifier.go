@@ -145,8 +145,7 @@ func refusal(err, outage error) error {
 	if outage != nil {
 		return fault.New(fault.ReasonUnavailable, "Access tokens cannot be checked right now.").WithCause(outage)
 	}
-	var expired *oidc.TokenExpiredError
-	if errors.As(err, &expired) {
+	if _, expired := errors.AsType[*oidc.TokenExpiredError](err); expired {
 		return fault.New(fault.ReasonTokenInvalid, "The access token has expired.").WithCause(err)
 	}
 	return fault.New(fault.ReasonTokenInvalid, "The access token is not one of this shop.").WithCause(err)
@@ -221,8 +220,7 @@ type outageKey struct{}
 // VerifySignature implements oidc.KeySet.
 func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	payload, err := k.remote.VerifySignature(ctx, token)
-	var unreachable *url.Error
-	if errors.As(err, &unreachable) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if _, unreachable := errors.AsType[*url.Error](err); unreachable || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		if outage, ok := ctx.Value(outageKey{}).(*error); ok {
 			*outage = err
 		}

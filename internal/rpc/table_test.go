@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -63,12 +62,12 @@ func TestA2_EveryProcedureHasRule(t *testing.T) {
 func methodWithoutRule(t *testing.T) protoreflect.MethodDescriptor {
 	t.Helper()
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("bookworm/test/v1/test.proto"), Package: proto.String("bookworm.test.v1"), Syntax: proto.String("proto3"),
-		MessageType: []*descriptorpb.DescriptorProto{{Name: proto.String("Empty")}},
+		Name: new("bookworm/test/v1/test.proto"), Package: new("bookworm.test.v1"), Syntax: new("proto3"),
+		MessageType: []*descriptorpb.DescriptorProto{{Name: new("Empty")}},
 		Service: []*descriptorpb.ServiceDescriptorProto{{
-			Name: proto.String("TestService"),
+			Name: new("TestService"),
 			Method: []*descriptorpb.MethodDescriptorProto{{
-				Name: proto.String("NoRule"), InputType: proto.String(".bookworm.test.v1.Empty"), OutputType: proto.String(".bookworm.test.v1.Empty"),
+				Name: new("NoRule"), InputType: new(".bookworm.test.v1.Empty"), OutputType: new(".bookworm.test.v1.Empty"),
 			}},
 		}},
 	}, nil)
@@ -99,7 +98,7 @@ func TestA2_AuthorizeWithNoRoleButUnspecified(t *testing.T) {
 func TestIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]string{
-		"a1": "a1", `"a1"`: "a1", ` "a1" `: "a1", `"a\"b\\c"`: `a"b\c`, `a"b`: `a"b`, strings.Repeat("k", 255): strings.Repeat("k", 255),
+		"a1": "a1", `"a1"`: "a1", " " + `"a1"` + "\t": "a1", `"a\"b\\c"`: `a"b\c`, `a"b`: `a"b`, strings.Repeat("k", 255): strings.Repeat("k", 255),
 	} {
 		if key, err := rpc.ParseIdempotencyKey(header); err != nil || key != want {
 			t.Errorf("%q: got %q, %v", header, key, err)

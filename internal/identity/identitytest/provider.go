@@ -147,6 +147,17 @@ func (p *Provider) Sign(claims map[string]any) string {
 	return SignWith(p.t, key, claims)
 }
 
+// SignAs returns a token of these claims under the provider's current RSA key,
+// but by another algorithm.
+func (p *Provider) SignAs(algorithm jose.SignatureAlgorithm, claims map[string]any) string {
+	p.t.Helper()
+	p.mu.Lock()
+	key := p.signer
+	p.mu.Unlock()
+	key.Algorithm = algorithm
+	return SignWith(p.t, key, claims)
+}
+
 // SignWith returns a token of these claims under any key.
 func SignWith(t testing.TB, key jose.SigningKey, claims map[string]any) string {
 	t.Helper()
