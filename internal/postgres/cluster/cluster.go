@@ -70,7 +70,7 @@ type Cluster struct {
 //
 // It returns ErrInUse when another living process runs the cluster.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
-	h, err := openHome(o.DataDir)
+	h, err := openHome(ctx, o.DataDir)
 	if err != nil {
 		return nil, fmt.Errorf("open postgres folder: %w", err)
 	}

@@ -232,7 +232,7 @@ func TestStalePid(t *testing.T) {
 	if err := startCluster(t, Options{DataDir: dir, Fast: true}).Stop(); err != nil {
 		t.Fatal(err)
 	}
-	h, err := openHome(dir)
+	h, err := openHome(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,6 +279,49 @@ func TestUnreachableFolder(t *testing.T) {
 		if _, err := os.Stat(d); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s after Remove: %v", d, err)
 		}
+	}
+}
+
+// TestSweepMoved deletes folders whose content went elsewhere.
+func TestSweepMoved(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root runs the server as another user")
+	}
+	owner, err := serverUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := func() (dir, target string) {
+		private := filepath.Join(t.TempDir(), "private")
+		if err := os.Mkdir(private, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(private, "postgres")
+		h, err := openHome(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.close()
+		old := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(h.dir, old, old); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(h.dir) })
+		return dir, h.dir
+	}
+	_, kept := moved()
+	deleted, left := moved()
+	if err := os.RemoveAll(deleted); err != nil {
+		t.Fatal(err)
+	}
+
+	sweepMoved(t.Context(), owner)
+	if _, err := os.Stat(kept); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("content of a deleted folder: %v", err)
 	}
 }
 

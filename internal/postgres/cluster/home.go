@@ -29,7 +29,7 @@ type home struct {
 }
 
 // openHome makes the folder if needed and locks it.
-func openHome(dir string) (*home, error) {
+func openHome(ctx context.Context, dir string) (*home, error) {
 	if dir == "" {
 		return nil, errors.New("no data folder given")
 	}
@@ -45,7 +45,7 @@ func openHome(dir string) (*home, error) {
 		if h.owner, err = serverUser(); err != nil {
 			return nil, err
 		}
-		if h.dir, err = reachableDir(dir, h.owner); err != nil {
+		if h.dir, err = reachableDir(ctx, dir, h.owner); err != nil {
 			return nil, err
 		}
 		if err := os.Chown(h.dir, int(h.owner.Uid), int(h.owner.Gid)); err != nil {
@@ -55,18 +55,26 @@ func openHome(dir string) (*home, error) {
 	if err := os.Chmod(h.dir, 0o700); err != nil { //nolint:gosec // a folder needs the x bit
 		return nil, err
 	}
+	if err := h.open(); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// open takes the lock.
+func (h *home) open() (err error) {
 	h.data = filepath.Join(h.dir, "data")
 	if h.lock, err = os.OpenFile(filepath.Join(h.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return nil, err
+		return err
 	}
 	if err := syscall.Flock(int(h.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = h.lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", dir, ErrInUse)
+			return fmt.Errorf("%s: %w", h.dir, ErrInUse)
 		}
-		return nil, err
+		return err
 	}
-	return h, nil
+	return nil
 }
 
 // close gives up the lock.
@@ -76,18 +84,23 @@ func (h *home) close() { _ = h.lock.Close() }
 // that a killed process left running there. It returns ErrInUse, and removes
 // nothing, when a living process runs the cluster.
 func Remove(ctx context.Context, dataDir string) error {
-	h, err := openHome(dataDir)
+	h, err := openHome(ctx, dataDir)
 	if err != nil {
 		return fmt.Errorf("open postgres folder: %w", err)
 	}
-	defer h.close()
-	if err := h.stopOrphan(ctx); err != nil {
-		return fmt.Errorf("stop left-over postgres: %w", err)
-	}
-	if err := errors.Join(os.RemoveAll(h.dir), os.RemoveAll(dataDir)); err != nil {
+	if err := errors.Join(h.remove(ctx), os.RemoveAll(dataDir)); err != nil {
 		return fmt.Errorf("remove postgres folder: %w", err)
 	}
 	return nil
+}
+
+// remove deletes an open home.
+func (h *home) remove(ctx context.Context) error {
+	defer h.close()
+	if err := h.stopOrphan(ctx); err != nil {
+		return err
+	}
+	return os.RemoveAll(h.dir)
 }
 
 // serverUser returns whom the server runs as when the caller is root.
@@ -112,7 +125,7 @@ func serverUser() (*syscall.Credential, error) {
 
 // reachableDir returns the folder itself, or where its content goes because the
 // user cannot pass one of its parents.
-func reachableDir(dir string, owner *syscall.Credential) (string, error) {
+func reachableDir(ctx context.Context, dir string, owner *syscall.Credential) (string, error) {
 	link := filepath.Join(dir, "moved")
 	if target, err := os.Readlink(link); err == nil {
 		if _, err := os.Stat(target); err == nil {
@@ -126,11 +139,52 @@ func reachableDir(dir string, owner *syscall.Credential) (string, error) {
 	if ok || err != nil {
 		return dir, err
 	}
-	target, err := os.MkdirTemp("/var/tmp", "bookworm-postgres-")
+	sweepMoved(ctx, owner)
+	target, err := os.MkdirTemp(movedDir, movedPrefix)
 	if err != nil {
 		return "", err
 	}
-	return target, os.Symlink(target, link)
+	return target, errors.Join(
+		os.WriteFile(filepath.Join(target, "origin"), []byte(link), 0o600),
+		os.Symlink(target, link),
+	)
+}
+
+const (
+	movedDir    = "/var/tmp"
+	movedPrefix = "bookworm-postgres-"
+)
+
+// sweepMoved removes the content of folders that are no more: nothing else does
+// when a folder is deleted by hand. What cannot be removed is left to the next
+// time.
+func sweepMoved(ctx context.Context, owner *syscall.Credential) {
+	dirs, err := filepath.Glob(filepath.Join(movedDir, movedPrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, dir := range dirs {
+		info, err := os.Lstat(dir)
+		if err != nil || !info.IsDir() {
+			continue
+		}
+		// Anyone may put a folder there. A young one may still get its link.
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || stat.Uid != owner.Uid || time.Since(info.ModTime()) < time.Minute {
+			continue
+		}
+		link, err := os.ReadFile(filepath.Join(dir, "origin")) //nolint:gosec // a folder of ours
+		if err != nil {
+			continue
+		}
+		if target, err := os.Readlink(string(link)); err == nil && target == dir {
+			continue
+		}
+		h := &home{dir: dir, owner: owner}
+		if h.open() == nil {
+			_ = h.remove(ctx) // see above
+		}
+	}
 }
 
 // canReach reports whether the user may pass all parents of a folder.
