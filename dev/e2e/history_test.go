@@ -55,14 +55,19 @@ func count(ctx context.Context, query string) (int64, error) {
 }
 
 // record writes the histories of an order's processes where the replay tests read
-// them, when BOOKWORM_RECORD=1: see `make record`. A process that still runs is
-// recorded as far as it got, once it rests.
+// them, when BOOKWORM_RECORD is "new", and there is none for the path yet, or
+// "all". A process that still runs is recorded as far as it got, once it rests.
 func record(t *testing.T, path, orderID string) {
 	t.Helper()
-	if os.Getenv("BOOKWORM_RECORD") == "" {
+	mode := os.Getenv("BOOKWORM_RECORD")
+	if mode != "new" && mode != "all" {
 		return
 	}
 	for process, id := range map[string]string{"checkout": checkout.WorkflowID(orderID), "payment": payment.WorkflowID(orderID)} {
+		file := filepath.Join("../../workflows", process, "testdata", path+".json")
+		if _, err := os.Stat(file); err == nil && mode == "new" {
+			continue
+		}
 		history := settled(t, id)
 		if len(history.GetEvents()) == 0 {
 			continue
@@ -71,11 +76,7 @@ func record(t *testing.T, path, orderID string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dir := filepath.Join("../../workflows", process, "testdata")
-		if err := os.MkdirAll(dir, 0o750); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, path+".json"), append(content, '\n'), 0o600); err != nil {
+		if err := os.WriteFile(file, append(content, '\n'), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -49,6 +49,8 @@ var (
 	orders  client.Client
 	stock   *catalog.Store
 	dbs     *pgxpool.Pool
+
+	personalDataKey string
 )
 
 func TestMain(m *testing.M) {
@@ -85,6 +87,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	personalDataKey = f.Secrets.PersonalDataKey
 	// What the shop logs is read again by the test of invariant A3.
 	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "bookworm", LogLevel: slog.LevelDebug, LogWriter: theLog})
 	if err != nil {

@@ -16,10 +16,14 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"bookworm/activities/finance"
+	"bookworm/activities/notification"
 	"bookworm/dev/demo"
 	"bookworm/dev/psp"
 	"bookworm/dev/shopper"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
+	"bookworm/internal/ordering"
+	"bookworm/internal/personal"
 	"bookworm/workflows/checkout"
 )
 
@@ -171,13 +175,13 @@ func TestM4_AnotherPriceThanAgreedIsRefused(t *testing.T) {
 	if left := v.available(id); left != 3 {
 		t.Errorf("%d copies are left after the refusal, want 3", left)
 	}
+	record(t, "refused", orderID(v.subject, key))
 	// The refusal left the key free, also for the changed request.
 	request.ExpectedTotal = nil
 	order, _, err := v.Place(v.ctx, key, request)
 	if err != nil || order.GetTotal().GetAmountMinor() != 1399+499 {
 		t.Errorf("got %v, %v", order, err)
 	}
-	record(t, "refused", order.GetId())
 }
 
 func TestS3_LastCopySoldOnce(t *testing.T) {
@@ -470,6 +474,42 @@ func TestO3_CancelRacingCaptureIsNeverPaidAndNotRefunded(t *testing.T) {
 	}
 }
 
+func TestUnpaidOrderExpires(t *testing.T) {
+	t.Parallel()
+	v := enter(t)
+	id := book(t, 1299, 2)
+	v.fill(id)
+	key := uuid.NewString()
+	request := shopper.Request("pm_card_threeDSecure2Required")
+	// The shop's own window is long; the process is started as its API does, with a
+	// short one.
+	seal := func(plain any) personal.Sealed {
+		sealer, err := personal.NewSealer(personal.Text(personalDataKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := sealer.Seal(orderID(v.subject, key), plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed
+	}
+	order := &orderingv1.Order{Id: orderID(v.subject, key)}
+	if _, err := checkout.Place(v.ctx, orders, checkout.Input{
+		OrderID: order.GetId(), Subject: v.subject, Country: "US", Fingerprint: []byte{1}, PaymentWindow: 2 * time.Second,
+		Details: seal(ordering.Details{}), Contact: seal(notification.Contact{Email: v.email}),
+		PaymentMethod: seal(finance.PaymentMethod{Token: request.GetPaymentMethod()}),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	v.becomes(order, orderingv1.Order_EXPIRED)
+	if got := effects(order.GetId()); got[psp.EffectCapture] != 0 || v.available(id) != 2 {
+		t.Errorf("the provider did %v, %d copies left", got, v.available(id))
+	}
+	v.mails(order.GetId(), 1)
+	record(t, "expired", order.GetId())
+}
+
 func TestShippedOrderCannotBeCancelled(t *testing.T) {
 	t.Parallel()
 	v := enter(t)
@@ -576,13 +616,18 @@ func TestA3_HistoriesAndLogsHoldNoPersonalData(t *testing.T) {
 	request := shopper.Request("pm_card_mastercard")
 	request.ShippingAddress.Line1 = "77 Unmistakable Street"
 	request.ShippingAddress.Recipient = "Xaviera Unmistakable"
-	order, _, err := v.Place(v.ctx, uuid.NewString(), request)
+	// The provider's errors hold secrets too.
+	key := uuid.NewString()
+	if err := theShop.Payments.Inject(psp.Fault{Operation: "capture", Kind: psp.Error500, OrderID: orderID(v.subject, key)}); err != nil {
+		t.Fatal(err)
+	}
+	order, _, err := v.Place(v.ctx, key, request)
 	if err != nil {
 		t.Fatal(err)
 	}
 	v.becomes(order, orderingv1.Order_CONFIRMED)
 	v.mails(order.GetId(), 1)
-	secrets := []string{v.email, "Unmistakable", "pm_card_mastercard", v.Token[len(v.Token)-40:], request.GetShippingAddress().GetLine1()}
+	secrets := []string{v.email, "_secret_", "Unmistakable", "pm_card_mastercard", v.Token[len(v.Token)-40:], request.GetShippingAddress().GetLine1()}
 	for _, id := range workflowIDs(order.GetId()) {
 		events := 0
 		history := orders.GetWorkflowHistory(v.ctx, id, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)

@@ -119,7 +119,7 @@ func (p *Provider) Refund(ctx context.Context, i Intent) (Intent, error) {
 	params := &stripe.RefundCreateParams{PaymentIntent: stripe.String(i.ID), Amount: stripe.Int64(i.Captured.Minor)}
 	params.SetIdempotencyKey(key(i.OrderID, "refund"))
 	if _, err := p.client.V1Refunds.Create(ctx, params); err != nil {
-		return Intent{}, fmt.Errorf("refund payment: %w", err)
+		return Intent{}, failure("refund payment", err)
 	}
 	return p.Get(ctx, i.ID)
 }
@@ -132,7 +132,7 @@ func (p *Provider) intent(op string, pi *stripe.PaymentIntent, err error) (Inten
 		if refused, ok := errors.AsType[*stripe.Error](err); ok && refused.Code == stripe.ErrorCodeResourceMissing && refused.Param == "payment_method" {
 			return Intent{}, fmt.Errorf("%s: %w", op, ErrPaymentMethod)
 		}
-		return Intent{}, fmt.Errorf("%s: %w", op, err)
+		return Intent{}, failure(op, err)
 	}
 	currency := strings.ToUpper(string(pi.Currency))
 	i := Intent{
@@ -142,7 +142,8 @@ func (p *Provider) intent(op string, pi *stripe.PaymentIntent, err error) (Inten
 		Refunded: money.New(currency, 0),
 	}
 	if pi.LatestCharge != nil {
-		i.Refunded.Minor = pi.LatestCharge.AmountRefunded
+		// Stripe also calls an authorization that was given up refunded.
+		i.Refunded.Minor = min(pi.LatestCharge.AmountRefunded, pi.AmountReceived)
 	}
 	// What was captured was authorized; AmountCapturable falls to zero with it.
 	i.Authorized = money.New(currency, max(pi.AmountCapturable, pi.AmountReceived))
@@ -175,6 +176,15 @@ func (p *Provider) intent(op string, pi *stripe.PaymentIntent, err error) (Inten
 		return Intent{}, fmt.Errorf("%s: the provider answered the unknown status %q", op, pi.Status)
 	}
 	return i, nil
+}
+
+// failure keeps of the provider's error what operators need. The whole of it
+// holds the intent with its client secret, and errors reach histories and logs.
+func failure(op string, err error) error {
+	if e, ok := errors.AsType[*stripe.Error](err); ok {
+		return fmt.Errorf("%s: the provider answered %d %s %s (request %s)", op, e.HTTPStatusCode, e.Type, e.Code, e.RequestID)
+	}
+	return fmt.Errorf("%s: %w", op, err)
 }
 
 func cardError(err error) *stripe.Error {
