@@ -3,12 +3,11 @@ package histories
 import (
 	"context"
 	"flag"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,9 +45,7 @@ type mailroom struct {
 	client client.Client
 	store  *domain.Store
 	sealer *personal.Sealer
-	// reply is what the relay says at a stage to a recipient, by recipient.
-	replies map[string]func(stage string) string
-	relay   *mailtest.Relay
+	relay  *mailtest.Relay
 }
 
 func TestNotification(t *testing.T) {
@@ -56,10 +53,11 @@ func TestNotification(t *testing.T) {
 	room := &mailroom{relay: mailtest.New(t)}
 	room.start(t)
 
-	for _, path := range []struct {
+	paths := []struct {
 		name string
-		// reply is the relay's for the n-th time that a stage is reached.
-		reply func(stage string, n int32) string
+		// reply is the relay's for the n-th time that a stage is reached with this
+		// path's recipient.
+		reply func(stage string, n int) string
 		// operate is what an operator does; nil when none is needed.
 		operate func(t *testing.T, run client.WorkflowRun)
 		off     bool // the shopper wants no order mails
@@ -70,7 +68,7 @@ func TestNotification(t *testing.T) {
 		{name: "suppressed", off: true, want: domain.Suppressed},
 		{
 			name: "retried", want: domain.Sent, sent: 1,
-			reply: func(stage string, n int32) string {
+			reply: func(stage string, n int) string {
 				if stage == "RCPT" && n <= 3 {
 					return "451 4.3.0 later"
 				}
@@ -79,7 +77,7 @@ func TestNotification(t *testing.T) {
 		},
 		{
 			name: "parked", want: domain.Sent, sent: 1, operate: room.retry,
-			reply: func(stage string, n int32) string {
+			reply: func(stage string, n int) string {
 				if stage == "RCPT" && n == 1 {
 					return "550 5.1.1 unknown"
 				}
@@ -88,7 +86,7 @@ func TestNotification(t *testing.T) {
 		},
 		{
 			name: "unknown", want: domain.Sent, sent: 2, operate: room.retry,
-			reply: func(stage string, n int32) string {
+			reply: func(stage string, n int) string {
 				if stage == "AFTER" && n == 1 {
 					return mailtest.Drop
 				}
@@ -97,25 +95,31 @@ func TestNotification(t *testing.T) {
 		},
 		{
 			name: "cancelled", operate: room.cancel,
-			reply: func(stage string, _ int32) string {
+			reply: func(stage string, _ int) string {
 				if stage == "RCPT" {
 					return "550 5.1.1 unknown"
 				}
 				return ""
 			},
 		},
-	} {
-		t.Run(path.name, func(t *testing.T) {
-			if path.reply != nil {
-				counts := map[string]*atomic.Int32{"RCPT": {}, "AFTER": {}}
-				room.relay.Reply(func(stage, _ string) string {
-					if count := counts[stage]; count != nil {
-						return path.reply(stage, count.Add(1))
-					}
-					return ""
-				})
-				t.Cleanup(func() { room.relay.Reply(nil) })
+	}
+	var mu sync.Mutex
+	seen := make(map[string]int) // by stage and recipient
+	room.relay.Reply(func(stage, recipient string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, path := range paths {
+			if path.reply != nil && recipient == path.name+"@example.com" {
+				seen[stage+recipient]++
+				return path.reply(stage, seen[stage+recipient])
 			}
+		}
+		return ""
+	})
+
+	for _, path := range paths {
+		t.Run(path.name, func(t *testing.T) {
+			t.Parallel()
 			if path.off {
 				off := false
 				_, err := room.store.UpdatePreferences(t.Context(), path.name, domain.Change{OrderEmails: &off})
@@ -123,7 +127,6 @@ func TestNotification(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			before := len(room.relay.Accepted())
 			run := room.send(t, path.name)
 			if path.operate != nil {
 				path.operate(t, run)
@@ -138,7 +141,7 @@ func TestNotification(t *testing.T) {
 			case err != nil || result.State != string(path.want):
 				t.Errorf("result %+v, %v; want %s", result, err, path.want)
 			}
-			if got := len(room.relay.Accepted()) - before; got != path.sent {
+			if got := room.accepted(path.name); got != path.sent {
 				t.Errorf("the relay accepted %d, want %d", got, path.sent)
 			}
 			history := fetch(t, room.client, run)
@@ -172,7 +175,7 @@ func (r *mailroom) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := activities.New(r.store, sender, r.sealer, slog.New(slog.NewTextHandler(io.Discard, nil)), noop.NewMeterProvider())
+	a, err := activities.New(r.store, sender, r.sealer, slog.New(slog.DiscardHandler), noop.NewMeterProvider())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +222,16 @@ func (r *mailroom) send(t *testing.T, name string) client.WorkflowRun {
 		t.Fatal(err)
 	}
 	return run
+}
+
+// accepted counts the mails that the relay accepted for an order.
+func (r *mailroom) accepted(name string) (n int) {
+	for _, m := range r.relay.Accepted() {
+		if m.To == name+"@example.com" {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *mailroom) retry(t *testing.T, run client.WorkflowRun) {
