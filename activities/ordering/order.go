@@ -38,33 +38,6 @@ type Item struct {
 	Quantity int32
 }
 
-// Basket is what was in the shopper's basket, and in which version.
-type Basket struct {
-	Items   []Item
-	Version int64
-}
-
-// ReadBasket returns what a shopper means to buy. etag is of the version the
-// shopper has seen, or empty for any. Errors: BASKET_EMPTY, STALE_VERSION.
-func (a *Activities) ReadBasket(ctx context.Context, subject, etag string) (Basket, error) {
-	snapshot, err := a.Baskets.GetBasketSnapshot(ctx, &basketv1.GetBasketSnapshotRequest{Subject: subject})
-	if err != nil {
-		return Basket{}, process.Refusal(fmt.Errorf("read basket: %w", err))
-	}
-	switch {
-	case len(snapshot.GetItems()) == 0:
-		return Basket{}, process.Refusal(fault.New(fault.ReasonBasketEmpty, "there is nothing in the basket to order"))
-	case etag != "" && etag != snapshot.GetEtag():
-		return Basket{}, process.Refusal(fault.New(fault.ReasonStaleVersion, "the basket has changed since the shopper saw it").
-			WithField("basket_etag", "is not the basket's current version"))
-	}
-	b := Basket{Version: snapshot.GetVersion()}
-	for _, item := range snapshot.GetItems() {
-		b.Items = append(b.Items, Item{item.GetBookId(), item.GetQuantity()})
-	}
-	return b, nil
-}
-
 // Hold asks for stock.
 type Hold struct {
 	ID         string // of the hold, a UUID

@@ -145,8 +145,13 @@ func TestA2_EveryProcedureByEveryRole(t *testing.T) {
 			if refused := code == "unauthenticated" || code == "permission_denied"; refused == allowed || refused && reason != want {
 				t.Errorf("%s as %q at the service: %s %s", method.FullName(), role, code, reason)
 			}
+			b.behind.Store(0)
 			code, reason = call(t, b.url, method, authorization)
-			if slices.Equal(roles, []accessv1.Role{accessv1.Role_ROLE_SERVICE}) {
+			internal := slices.Equal(roles, []accessv1.Role{accessv1.Role_ROLE_SERVICE})
+			if through := b.behind.Load() != 0; through != (allowed && !internal) {
+				t.Errorf("%s as %q went through the door: %t", method.FullName(), role, through)
+			}
+			if internal {
 				if code != "unimplemented" || reason != "NOT_FOUND" {
 					t.Errorf("%s as %q can be told to exist at the door: %s %s", method.FullName(), role, code, reason)
 				}
@@ -206,9 +211,13 @@ func TestA2_EveryRESTRouteByEveryRole(t *testing.T) {
 			if role != "" {
 				headers, refusal = b.as("somebody", role), "ACCESS_DENIED"
 			}
+			b.behind.Store(0)
 			got := b.send(t, verb, path, "", headers...)
 			roles := rpc.RolesOf(method)
 			allowed := slices.Contains(roles, is) || slices.Contains(roles, accessv1.Role_ROLE_ANONYMOUS)
+			if through := b.behind.Load() != 0; through != allowed {
+				t.Errorf("%s %s as %q went through the door: %t", verb, path, role, through)
+			}
 			refused := got.status == http.StatusUnauthorized || got.status == http.StatusForbidden
 			if refused == allowed || refused && problemOf(t, got)["reason"] != refusal || got.status == http.StatusInternalServerError || got.status == http.StatusMethodNotAllowed {
 				t.Errorf("%s %s as %q: got %d %s", verb, path, role, got.status, got.body)

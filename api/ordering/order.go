@@ -16,6 +16,7 @@ import (
 
 	"bookworm/activities/finance"
 	"bookworm/activities/notification"
+	activities "bookworm/activities/ordering"
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
@@ -56,12 +57,9 @@ const pageSize = 20
 
 // QuoteOrder prices the basket as it is, with what the catalogue says now.
 func (h *orders) QuoteOrder(ctx context.Context, req *orderingv1.QuoteOrderRequest) (*orderingv1.QuoteOrderResponse, error) {
-	basket, err := h.Baskets.GetBasketSnapshot(ctx, &basketv1.GetBasketSnapshotRequest{Subject: identity.FromContext(ctx).Subject})
+	basket, err := h.basket(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read basket: %w", err)
-	}
-	if len(basket.GetItems()) == 0 {
-		return nil, fault.New(fault.ReasonBasketEmpty, "there is nothing in the basket to price")
+		return nil, err
 	}
 	ask := &catalogv1.BatchGetBooksRequest{}
 	quantity := make(map[string]int32)
@@ -99,6 +97,18 @@ func (h *orders) QuoteOrder(ctx context.Context, req *orderingv1.QuoteOrderReque
 	}}, nil
 }
 
+// basket returns what the caller means to buy. Errors: BASKET_EMPTY.
+func (h *orders) basket(ctx context.Context) (*basketv1.GetBasketSnapshotResponse, error) {
+	basket, err := h.Baskets.GetBasketSnapshot(ctx, &basketv1.GetBasketSnapshotRequest{Subject: identity.FromContext(ctx).Subject})
+	if err != nil {
+		return nil, fmt.Errorf("read basket: %w", err)
+	}
+	if len(basket.GetItems()) == 0 {
+		return nil, fault.New(fault.ReasonBasketEmpty, "there is nothing in the basket")
+	}
+	return basket, nil
+}
+
 // PlaceOrder starts the order's process, or answers the order that the same
 // request made before.
 func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderRequest) (*orderingv1.PlaceOrderResponse, error) {
@@ -125,9 +135,21 @@ func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderReque
 	case !fault.Is(err, fault.ReasonOrderNotFound):
 		return nil, err
 	}
+	basket, err := h.basket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if etag := req.GetBasketEtag(); etag != "" && etag != basket.GetEtag() {
+		return nil, fault.New(fault.ReasonStaleVersion, "the basket has changed since you saw it").
+			With("etag", basket.GetEtag()).WithField("basket_etag", "is not the basket's current version")
+	}
 	in, details, err := h.input(caller, orderID, fingerprint, req)
 	if err != nil {
 		return nil, err
+	}
+	in.BasketVersion = basket.GetVersion()
+	for _, item := range basket.GetItems() {
+		in.Items = append(in.Items, activities.Item{BookID: item.GetBookId(), Quantity: item.GetQuantity()})
 	}
 	snapshot, err := checkout.Place(ctx, h.Temporal, in)
 	if err != nil {
@@ -161,7 +183,9 @@ func keyReused() error {
 
 // input seals what is personal, so that only ciphertext reaches the workflow's
 // history.
-func (h *orders) input(caller identity.Caller, orderID string, fingerprint []byte, req *orderingv1.PlaceOrderRequest) (checkout.Input, ordering.Details, error) {
+func (h *orders) input(
+	caller identity.Caller, orderID string, fingerprint []byte, req *orderingv1.PlaceOrderRequest,
+) (checkout.Input, ordering.Details, error) {
 	a := req.GetShippingAddress()
 	details := ordering.Details{
 		Address: ordering.Address{
@@ -171,7 +195,7 @@ func (h *orders) input(caller identity.Caller, orderID string, fingerprint []byt
 		Email: string(caller.Email), Name: string(caller.Name),
 	}
 	in := checkout.Input{
-		OrderID: orderID, Subject: caller.Subject, Country: a.GetCountryCode(), BasketETag: req.GetBasketEtag(), Fingerprint: fingerprint,
+		OrderID: orderID, Subject: caller.Subject, Country: a.GetCountryCode(), Fingerprint: fingerprint,
 		PaymentWindow: h.PaymentWindow,
 	}
 	if req.GetExpectedTotal() != nil {
@@ -304,7 +328,7 @@ func orderProto(o ordering.Order, a ordering.Address) *orderingv1.Order {
 	return &orderingv1.Order{
 		Id: o.ID, Status: statusProto[o.Status], StatusReason: o.Reason, Lines: linesProto(o.Lines), Totals: totalsProto(o.Totals),
 		Total: o.Totals.Total.Proto(), CreateTime: timestamppb.New(o.CreatedAt), UpdateTime: timestamppb.New(o.UpdatedAt),
-		Etag: strconv.FormatInt(o.Version, 10),
+		Etag: "v" + strconv.FormatInt(o.Version, 10),
 		ShippingAddress: &orderingv1.Address{
 			Recipient: a.Recipient, Line1: a.Line1, Line2: a.Line2, City: a.City, Region: a.Region, PostalCode: a.PostalCode,
 			CountryCode: a.CountryCode,

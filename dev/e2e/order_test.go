@@ -18,6 +18,7 @@ import (
 
 	"bookworm/activities/finance"
 	"bookworm/activities/notification"
+	activities "bookworm/activities/ordering"
 	"bookworm/dev/demo"
 	"bookworm/dev/psp"
 	"bookworm/dev/shopper"
@@ -478,7 +479,7 @@ func TestUnpaidOrderExpires(t *testing.T) {
 	t.Parallel()
 	v := enter(t)
 	id := book(t, 1299, 2)
-	v.fill(id)
+	basket := v.fill(id)
 	key := uuid.NewString()
 	request := shopper.Request("pm_card_threeDSecure2Required")
 	// The shop's own window is long; the process is started as its API does, with a
@@ -497,6 +498,7 @@ func TestUnpaidOrderExpires(t *testing.T) {
 	order := &orderingv1.Order{Id: orderID(v.subject, key)}
 	if _, err := checkout.Place(v.ctx, orders, checkout.Input{
 		OrderID: order.GetId(), Subject: v.subject, Country: "US", Fingerprint: []byte{1}, PaymentWindow: 2 * time.Second,
+		Items: []activities.Item{{BookID: id, Quantity: 1}}, BasketVersion: basket.GetVersion(),
 		Details: seal(ordering.Details{}), Contact: seal(notification.Contact{Email: v.email}),
 		PaymentMethod: seal(finance.PaymentMethod{Token: request.GetPaymentMethod()}),
 	}); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -54,7 +55,11 @@ type Input struct {
 	Subject       string
 	Country       string       // ISO 3166-1 alpha-2, where the parcel goes
 	ExpectedTotal *money.Money `json:",omitempty"` // what the shopper agreed to, nil for any
-	BasketETag    string       `json:",omitempty"` // of the basket the shopper saw, empty for any
+	// Items is the basket in version BasketVersion. It is part of the input, and not
+	// read by the run, because a local activity that is repeated after a crash could
+	// find another basket.
+	Items         []activities.Item
+	BasketVersion int64
 	Fingerprint   []byte
 	PaymentWindow time.Duration   // how long the shopper may take to pay
 	Details       personal.Sealed // an ordering.Details
@@ -72,15 +77,14 @@ type Result struct {
 type checkout struct {
 	in    Input
 	undo  process.Compensations
-	log   interface{ Warn(string, ...any) }
+	log   log.Logger
 	order activities.Snapshot
 
-	basketVersion int64
-	status        ordering.Status // "" until placed
-	refused       error           // why the order was not placed
-	cancelReason  string          // "" until somebody cancels
-	shipping      bool
-	ended         bool
+	status       ordering.Status // "" until placed
+	refused      error           // why the order was not placed
+	cancelReason string          // "" until somebody cancels
+	shipping     bool
+	ended        bool
 }
 
 // activity names the activities by type; its methods are never called here.
@@ -140,32 +144,27 @@ func (c *checkout) run(ctx workflow.Context) (Result, error) {
 	return c.fulfil(ctx)
 }
 
-// place reads the basket, holds the stock at today's prices, and writes the
-// order. Nothing was accepted when it fails.
+// place holds the stock at today's prices and writes the order. Nothing was
+// accepted when it fails.
 func (c *checkout) place(ctx workflow.Context) error {
-	var basket activities.Basket
-	if err := c.local(ctx, brief, activity.ReadBasket, c.in.Subject, c.in.BasketETag).Get(ctx, &basket); err != nil {
-		return err
-	}
 	c.undo.Add(func(ctx workflow.Context) error {
 		return c.local(ctx, lasting, activity.ReleaseStock, c.in.Attempt).Get(ctx, nil)
 	})
 	now := workflow.Now(ctx)
 	var lines []ordering.Line
-	hold := activities.Hold{ID: c.in.Attempt, Items: basket.Items, ExpireTime: now.Add(c.in.PaymentWindow + grace)}
+	hold := activities.Hold{ID: c.in.Attempt, Items: c.in.Items, ExpireTime: now.Add(c.in.PaymentWindow + grace)}
 	if err := c.local(ctx, brief, activity.HoldStock, hold).Get(ctx, &lines); err != nil {
 		return err
 	}
 	order := activities.NewOrder{
 		OrderID: c.in.OrderID, Subject: c.in.Subject, Country: c.in.Country, Lines: lines, ExpectedTotal: c.in.ExpectedTotal,
-		BasketVersion: basket.Version, Fingerprint: c.in.Fingerprint, Details: c.in.Details, PlacedAt: now,
+		BasketVersion: c.in.BasketVersion, Fingerprint: c.in.Fingerprint, Details: c.in.Details, PlacedAt: now,
 	}
 	// From here on the order may be there although the call seems to fail, so this
 	// one is retried until it answers.
 	if err := c.local(ctx, lasting, activity.CreateOrder, order).Get(ctx, &c.order); err != nil {
 		return err
 	}
-	c.basketVersion = basket.Version
 	c.show(ctx, ordering.Placed, "payment is under way")
 	return nil
 }
@@ -229,7 +228,7 @@ func (c *checkout) confirm(ctx workflow.Context) error {
 		return err
 	}
 	// A basket that cannot be cleared is a nuisance; the order stands.
-	if err := c.local(ctx, brief, activity.ClearBasket, c.in.Subject, c.basketVersion).Get(ctx, nil); err != nil {
+	if err := c.local(ctx, brief, activity.ClearBasket, c.in.Subject, c.in.BasketVersion).Get(ctx, nil); err != nil {
 		c.log.Warn("basket was not cleared", "error", err)
 	}
 	c.show(ctx, ordering.Confirmed, "waits for shipment")

@@ -43,10 +43,6 @@ func (w *world) did(effect string) error {
 	return nil
 }
 
-func (w *world) ReadBasket(context.Context, string, string) (activities.Basket, error) {
-	return activities.Basket{Items: []activities.Item{{BookID: "b", Quantity: 2}}, Version: 7}, w.did("ReadBasket")
-}
-
 func (w *world) HoldStock(context.Context, activities.Hold) ([]ordering.Line, error) {
 	return []ordering.Line{{BookID: "b", Quantity: 2, UnitPrice: money.New("USD", 1299)}}, w.did("HoldStock")
 }
@@ -77,7 +73,7 @@ func (c cashier) Reverse(context.Context, finance.Payment) (finance.State, error
 	return finance.State{Status: paid.Voided}, c.did("Reverse")
 }
 
-var input = Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001", Subject: "alice", Country: "US", PaymentWindow: 15 * time.Minute}
+var input = Input{OrderID: "0b0e7f0a-3a0c-5d0e-9d52-7d1f5c6a0001", Subject: "alice", Country: "US", PaymentWindow: 15 * time.Minute, BasketVersion: 7}
 
 var total = money.New("USD", 2598)
 
@@ -146,7 +142,7 @@ func (a *answer) Complete(_ any, err error) {
 	a.done, a.err = true, err
 }
 
-var placed = []string{"ReadBasket", "HoldStock", "CreateOrder"}
+var placed = []string{"HoldStock", "CreateOrder"}
 
 func with(more ...string) []string { return append(slices.Clone(placed), more...) }
 
@@ -167,8 +163,7 @@ func TestRefusalUndoesAndNamesItsReason(t *testing.T) {
 		err    *fault.Error
 		want   []string
 	}{
-		{"ReadBasket", fault.New(fault.ReasonBasketEmpty, "empty"), []string{"ReadBasket"}},
-		{"HoldStock", fault.New(fault.ReasonOutOfStock, "short").With("book_id", "b"), []string{"ReadBasket", "HoldStock", "ReleaseStock"}},
+		{"HoldStock", fault.New(fault.ReasonOutOfStock, "short").With("book_id", "b"), []string{"HoldStock", "ReleaseStock"}},
 		{"CreateOrder", fault.New(fault.ReasonPriceChanged, "dearer"), with("ReleaseStock")},
 	} {
 		t.Run(string(tc.err.Reason), func(t *testing.T) {
