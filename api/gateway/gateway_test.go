@@ -496,10 +496,14 @@ func TestBadInputOverREST(t *testing.T) {
 		"unknown verb":         {"POST", "/api/v1/orders:steal", "{}", nil, 404, "NOT_FOUND", ""},
 		"no path segment":      {"GET", "/api/v1/books/", "", nil, 400, "INVALID_ARGUMENT", "id"},
 		"not implemented yet":  {"GET", "/api/v1/orders", "", nil, 404, "NOT_FOUND", ""},
-		"method override":      {"POST", "/api/v1/basket", "{}", []string{"X-HTTP-Method-Override", "DELETE"}, 405, "NOT_FOUND", ""},
+		"method override":      {"POST", "/api/v1/basket", "{}", []string{"X-HTTP-Method-Override", "DELETE", "Content-Type", "application/x-www-form-urlencoded"}, 405, "NOT_FOUND", ""},
 	} {
+		b.behind.Store(0)
 		got := b.send(t, test.method, test.path, test.body, append(alice, test.headers...)...)
 		p := problemOf(t, got)
+		if got.status > http.StatusNotFound && b.behind.Load() != 0 {
+			t.Errorf("%s went through the door", name)
+		}
 		if got.status != test.status || p["reason"] != test.reason {
 			t.Errorf("%s: got %d %s", name, got.status, got.body)
 		}
@@ -605,6 +609,10 @@ func TestConditionalReads(t *testing.T) {
 	}
 	if got := b.send(t, http.MethodHead, book, ""); got.status != 200 || got.body != "" || got.header.Get("ETag") != `"v7"` {
 		t.Errorf("HEAD: got %d %v", got.status, got.header)
+	}
+	private := b.send(t, http.MethodGet, "/api/v1/basket", "", append(b.as("alice", "customer"), "If-None-Match", `"alice"`)...)
+	if private.status != 304 || private.header.Get("Cache-Control") != "private, no-store" {
+		t.Errorf("basket: got %d %v", private.status, private.header)
 	}
 	get := catalogv1connect.CatalogServiceGetBookProcedure + "?encoding=json&message=%7B%22id%22%3A%22" + aBook + "%22%7D"
 	if got := b.send(t, http.MethodGet, get, ""); got.status != 200 || got.header.Get("Cache-Control") != "public, max-age=30" {
@@ -734,8 +742,9 @@ func TestDeadlinesAndOutages(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
+	started := time.Now()
 	got = b.send(t, http.MethodGet, "/api/v1/books/"+aBook, "")
-	if p := problemOf(t, got); got.status != 503 || p["reason"] != "UNAVAILABLE" {
+	if p := problemOf(t, got); got.status != 503 || p["reason"] != "UNAVAILABLE" || time.Since(started) > 5*time.Second { // the service's own is 10 s
 		t.Errorf("slow: got %d %s", got.status, got.body)
 	}
 }

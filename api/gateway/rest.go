@@ -83,8 +83,7 @@ func (g *gateway) translator() *runtime.ServeMux {
 			g.failed(w, r, err)
 		}),
 		runtime.WithRoutingErrorHandler(g.unrouted),
-		runtime.WithDisablePathLengthFallback(),
-		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithDisablePathLengthFallback(), // and with it X-HTTP-Method-Override
 	)
 }
 
