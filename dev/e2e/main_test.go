@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -139,10 +140,10 @@ type process struct {
 	wait   func() error
 }
 
-func launch(ctx context.Context, command, dir string) (*process, folder.Addresses, error) {
+func launch(ctx context.Context, command, dir string, environ ...string) (*process, folder.Addresses, error) {
 	// Not CommandContext: the process outlives the context of its start.
 	p := &process{cmd: exec.Command(program, command), stderr: &logBuffer{}} //nolint:gosec,noctx // our own binary
-	p.cmd.Env = append(os.Environ(), "BOOKWORM_DATA="+dir)
+	p.cmd.Env = slices.Concat(os.Environ(), []string{"BOOKWORM_DATA=" + dir}, environ)
 	p.cmd.Stderr = p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {

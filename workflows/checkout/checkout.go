@@ -237,23 +237,22 @@ func (c *checkout) confirm(ctx workflow.Context) error {
 	return nil
 }
 
-// fulfil waits for the parcel to leave, or for a cancellation before it does.
+// fulfil waits for the parcel to leave, or for a cancellation before it does. When
+// both are there, the parcel has left: that cannot be undone. It also makes the
+// decision the same when it is taken twice, because a cancellation that arrives
+// while the last workflow task is under way makes the server repeat that task.
 func (c *checkout) fulfil(ctx workflow.Context) (Result, error) {
-	for {
-		if err := workflow.Await(ctx, func() bool { return c.shipping || c.cancelReason != "" }); err != nil {
-			c.cancelReason = ReasonByOperator
-		}
-		if c.cancelReason != "" {
-			return c.end(ctx, ordering.Cancelled, c.cancelReason)
-		}
-		if err := c.local(ctx, lasting, activity.ShipStock, c.in.Attempt).Get(ctx, nil); err != nil {
-			if c.interrupted(ctx) {
-				continue
-			}
-			return Result{}, fmt.Errorf("ship: %w", err)
-		}
-		return c.close(ctx, ordering.Shipped, "")
+	if err := workflow.Await(ctx, func() bool { return c.shipping || c.cancelReason != "" }); err != nil {
+		c.cancelReason = ReasonByOperator
 	}
+	if !c.shipping {
+		return c.end(ctx, ordering.Cancelled, c.cancelReason)
+	}
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
+	if err := c.local(ctx, lasting, activity.ShipStock, c.in.Attempt).Get(ctx, nil); err != nil {
+		return Result{}, fmt.Errorf("ship: %w", err)
+	}
+	return c.close(ctx, ordering.Shipped, "")
 }
 
 // end undoes what was done and closes the order in a state where nothing is owed.
@@ -270,7 +269,13 @@ func (c *checkout) close(ctx workflow.Context, status ordering.Status, reason st
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	step := activities.Step{OrderID: c.in.OrderID, Status: status, Reason: reason, At: workflow.Now(ctx)}
 	if err := c.local(ctx, lasting, activity.StepOrder, step).Get(ctx, nil); err != nil {
-		return Result{}, fmt.Errorf("close order: %w", err)
+		// A workflow task that is repeated may decide for another end than the one it
+		// has written; nothing is owed in either, and what is written stands.
+		f := process.Fault(err)
+		if f == nil || !ordering.Status(f.Metadata["status"]).Final() {
+			return Result{}, fmt.Errorf("close order: %w", err)
+		}
+		status = ordering.Status(f.Metadata["status"])
 	}
 	c.show(ctx, status, reason)
 	c.publish(ctx, "ended")

@@ -262,22 +262,28 @@ func TestCancelAfterConfirmationRefunds(t *testing.T) {
 	}
 }
 
-func TestCancelTooLateIsRefused(t *testing.T) {
+func TestParcelThatHasLeftIsNotCancelled(t *testing.T) {
 	t.Parallel()
 	c := setup(t)
 	c.after(time.Hour, func() {
 		c.SignalWorkflow(ShipSignal, nil)
 		c.UpdateWorkflow(CancelUpdate, "cancel", c.cancel, ReasonByShopper)
 	})
-	c.world.errs["ReleaseStock"] = []error{fault.New(fault.ReasonHoldShipped, "gone")}
-	c.ExecuteWorkflow(Workflow, input)
-	shipped := slices.Contains(c.world.log, "SHIPPED")
-	cancelled := slices.Contains(c.world.log, "CANCELLED CANCELLED_BY_SHOPPER")
-	if shipped == cancelled {
-		t.Errorf("shipped %v and cancelled %v: %q", shipped, cancelled, c.world.log)
+	result := c.run(t, with("CommitStock", "CONFIRMED", "ClearBasket", "Mail order_confirmed", "ShipStock", "SHIPPED")...)
+	if f := process.Fault(c.cancel.err); result.Status != ordering.Shipped || f == nil || f.Reason != fault.ReasonNotCancellable {
+		t.Errorf("got %v, cancel: %v", result, c.cancel.err)
 	}
-	if f := process.Fault(c.cancel.err); shipped && (f == nil || f.Reason != fault.ReasonNotCancellable) {
-		t.Errorf("cancel answered %v", c.cancel.err)
+}
+
+func TestO1_EndThatIsWrittenStands(t *testing.T) {
+	t.Parallel()
+	c := setup(t)
+	c.charge = slow
+	c.after(time.Minute, func() { c.UpdateWorkflow(CancelUpdate, "cancel", c.cancel, ReasonByShopper) })
+	c.world.errs["CANCELLED CANCELLED_BY_SHOPPER"] = []error{fault.New(fault.ReasonIllegalTransition, "no").With("status", string(ordering.Expired))}
+	result := c.run(t, with("Reverse", "ReleaseStock", "CANCELLED CANCELLED_BY_SHOPPER", "Mail order_expired")...)
+	if f := process.Fault(c.cancel.err); result.Status != ordering.Expired || f == nil || f.Reason != fault.ReasonNotCancellable {
+		t.Errorf("got %v, cancel: %v", result, c.cancel.err)
 	}
 }
 
