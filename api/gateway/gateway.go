@@ -155,6 +155,7 @@ func (g *gateway) around(options Options) http.Handler {
 	tracing := []otelhttp.Option{
 		otelhttp.WithPropagators(telemetry.Propagator()),
 		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method }),
+		otelhttp.WithServerName("gateway"), // not the Host header, with which a stranger could make a series each
 	}
 	if options.TracerProvider != nil {
 		tracing = append(tracing, otelhttp.WithTracerProvider(options.TracerProvider))
@@ -162,7 +163,12 @@ func (g *gateway) around(options Options) http.Handler {
 	if options.MeterProvider != nil {
 		tracing = append(tracing, otelhttp.WithMeterProvider(options.MeterProvider))
 	}
-	return otelhttp.NewHandler(handler, "gateway", tracing...)
+	handler = otelhttp.NewHandler(handler, "gateway", tracing...)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = r.WithContext(r.Context())
+		r.Pattern = "" // of a mux around the gateway; the route is what named says
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // route sends a request to the part that answers it.
@@ -186,15 +192,22 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 // shop's logs and traces of a request are found.
 const requestID = "X-Request-Id"
 
+// unsaid blanks what the tracing library notes of the path and the caller.
+var unsaid = []attribute.KeyValue{
+	attribute.String("url.path", ""), attribute.String("client.address", ""), attribute.String("network.peer.address", ""),
+	attribute.String("user_agent.original", ""),
+}
+
 // observe gives each request a trace id, the headers of every answer and a line
-// in the log. The line says nothing of the path beyond its template, nothing of
-// the query and nothing of the caller.
+// in the log. Line and span say nothing of the path beyond its template, nothing
+// of the query and nothing of the caller.
 func (g *gateway) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
 		seen := &record{ResponseWriter: w}
 		ctx := context.WithValue(telemetry.EnsureTrace(r.Context()), recordKey{}, seen)
 		r = r.WithContext(ctx)
+		trace.SpanFromContext(ctx).SetAttributes(unsaid...)
 
 		header := w.Header()
 		header.Set(requestID, telemetry.TraceID(ctx))

@@ -121,8 +121,8 @@ func run(m *testing.M) (code int, err error) {
 
 // start runs a command of bookworm-dev on a folder until stop is called, and
 // returns when it has published its addresses.
-func start(ctx context.Context, command, dir string) (stop func(), a folder.Addresses, err error) {
-	p, a, err := launch(ctx, command, dir)
+func start(ctx context.Context, command, dir string, environ ...string) (stop func(), a folder.Addresses, err error) {
+	p, a, err := launch(ctx, command, dir, environ...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bookworm/internal/telemetry"
 )
 
 // Check says whether a dependency answers. It must return when ctx ends. Its
@@ -101,7 +103,7 @@ func (h *Health) look(ctx context.Context) map[string]error {
 	if h.last != nil && time.Since(h.lastAt) < cacheTime {
 		return h.last
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+	ctx, cancel := context.WithTimeout(telemetry.Untraced(context.WithoutCancel(ctx)), checkTimeout)
 	defer cancel()
 
 	type result struct {

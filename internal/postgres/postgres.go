@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/attribute"
 )
 
 const (
@@ -80,7 +81,9 @@ func Open(ctx context.Context, url, schema string, options ...Option) (*pgxpool.
 		pool.Close()
 		return nil, fmt.Errorf("open database as %s: %w", Role(schema), err)
 	}
-	if err := otelpgx.RecordStats(pool); err != nil {
+	// By the schema: the library's own name, the address, is the same for all pools.
+	named := otelpgx.WithStatsAttributes(attribute.String("db.client.connection.pool.name", schema))
+	if err := otelpgx.RecordStats(pool, named); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("measure the database pool: %w", err)
 	}

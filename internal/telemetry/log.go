@@ -112,6 +112,13 @@ func EnsureTrace(ctx context.Context) context.Context {
 	}))
 }
 
+// Untraced returns ctx such that what is done under it makes no spans, for what
+// repeats all day and would fill the traces.
+func Untraced(ctx context.Context) context.Context {
+	parent := trace.SpanContextFromContext(EnsureTrace(ctx))
+	return trace.ContextWithSpanContext(ctx, parent.WithTraceFlags(parent.TraceFlags().WithSampled(false)))
+}
+
 // TraceID returns the id of the context's trace, or "" when it has none.
 func TraceID(ctx context.Context) string {
 	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {

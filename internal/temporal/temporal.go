@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -20,6 +21,7 @@ import (
 	tlog "go.temporal.io/sdk/log"
 
 	"bookworm/internal/personal"
+	"bookworm/internal/telemetry"
 )
 
 // Config says how to reach Temporal.
@@ -54,7 +56,9 @@ func Dial(ctx context.Context, c Config) (client.Client, error) {
 	}
 	// On the client only: workers inherit it, and twice would double the spans.
 	if c.Tracer != nil {
-		tracing, err := opentelemetry.NewTracingInterceptor(opentelemetry.TracerOptions{Tracer: c.Tracer})
+		tracing, err := opentelemetry.NewTracingInterceptor(opentelemetry.TracerOptions{
+			Tracer: c.Tracer, TextMapPropagator: telemetry.Propagator(), DisableBaggage: true, SpanStarter: startSpan,
+		})
 		if err != nil {
 			return nil, fmt.Errorf("trace temporal calls: %w", err)
 		}
@@ -65,6 +69,18 @@ func Dial(ctx context.Context, c Config) (client.Client, error) {
 		return nil, fmt.Errorf("connect to temporal at %s: %w", c.Address, err)
 	}
 	return cl, nil
+}
+
+// startSpan starts a span, and ends that of a workflow in the same moment. A
+// workflow outlives processes and a span does not: until the order is shipped, or
+// for good when the process dies first, the spans below would have no parent.
+func startSpan(ctx context.Context, tracer trace.Tracer, name string, options ...trace.SpanStartOption) trace.Span {
+	_, span := tracer.Start(ctx, name, options...)
+	if strings.HasPrefix(name, "RunWorkflow:") {
+		started := trace.NewSpanStartConfig(options...)
+		span.End(trace.WithTimestamp(started.Timestamp()))
+	}
+	return span
 }
 
 // RegisterSearchAttributes adds the attributes that the namespace lacks. It is
