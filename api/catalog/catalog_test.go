@@ -244,7 +244,7 @@ func TestStockOfAnOrder(t *testing.T) {
 	ctx := t.Context()
 	order := uuid.NewString()
 	hold := &catalogv1.HoldStockRequest{
-		HoldId:    order,
+		HoldId:     order,
 		Lines:      []*catalogv1.StockLine{{BookId: shop.id(0), Quantity: 1}, {BookId: shop.id(0), Quantity: 1}},
 		ExpireTime: timestamppb.New(time.Now().Add(time.Hour)),
 	}
