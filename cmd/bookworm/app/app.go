@@ -182,9 +182,11 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		needs    []string
 		register func(*parts, *connect.Server, *http.ServeMux) error
 	}{
-		"catalog":      {[]string{"DATABASE_URL"}, registerCatalog},
-		"basket":       {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
-		"ordering":     {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY"}, registerOrdering},
+		"catalog": {[]string{"DATABASE_URL"}, registerCatalog},
+		"basket":  {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
+		"ordering": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
+		}, registerOrdering},
 		"finance":      {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET"}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
 	}

@@ -137,8 +137,9 @@ func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
 // outbound returns a traced client for other people's HTTP servers.
 func (p *parts) outbound(timeout time.Duration) *http.Client {
 	return &http.Client{
-		Timeout:   timeout,
-		Transport: otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithTracerProvider(p.tel.TracerProvider), otelhttp.WithMeterProvider(p.tel.MeterProvider)),
+		Timeout: timeout,
+		Transport: otelhttp.NewTransport(http.DefaultTransport,
+			otelhttp.WithTracerProvider(p.tel.TracerProvider), otelhttp.WithMeterProvider(p.tel.MeterProvider)),
 	}
 }
 
