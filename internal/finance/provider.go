@@ -58,7 +58,7 @@ func NewProvider(c ProviderConfig) *Provider {
 // Errors: ErrPaymentMethod.
 func (p *Provider) Create(ctx context.Context, orderID string, amount money.Money, paymentMethod personal.Text) (Intent, error) {
 	params := &stripe.PaymentIntentCreateParams{
-		Amount:             stripe.Int64(amount.Minor),
+		Amount:             new(amount.Minor),
 		Currency:           stripe.String(strings.ToLower(amount.Currency)),
 		PaymentMethod:      stripe.String(string(paymentMethod)),
 		PaymentMethodTypes: []*string{stripe.String("card")},
@@ -116,7 +116,7 @@ func (p *Provider) Void(ctx context.Context, i Intent) (Intent, error) {
 
 // Refund gives back all that was captured and returns the intent as it is then.
 func (p *Provider) Refund(ctx context.Context, i Intent) (Intent, error) {
-	params := &stripe.RefundCreateParams{PaymentIntent: stripe.String(i.ID), Amount: stripe.Int64(i.Captured.Minor)}
+	params := &stripe.RefundCreateParams{PaymentIntent: stripe.String(i.ID), Amount: new(i.Captured.Minor)}
 	params.SetIdempotencyKey(key(i.OrderID, "refund"))
 	if _, err := p.client.V1Refunds.Create(ctx, params); err != nil {
 		return Intent{}, failure("refund payment", err)
