@@ -43,7 +43,12 @@ func TestTimes(t *testing.T) {
 func TestBasisPointsRoundsHalfAwayFromZero(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ minor, points, want int64 }{
-		{1000, 700, 70}, {1, 5000, 1}, {-1, 5000, -1}, {1, 4999, 0}, {1299, 550, 71}, {0, 700, 0},
+		{1000, 700, 70},
+		{1, 5000, 1},
+		{-1, 5000, -1},
+		{1, 4999, 0},
+		{1299, 550, 71},
+		{0, 700, 0},
 		{math.MaxInt64, 10_000, math.MaxInt64},
 	} {
 		got, err := New("EUR", tc.minor).BasisPoints(tc.points)
@@ -64,8 +69,11 @@ func TestString(t *testing.T) {
 		m    Money
 		want string
 	}{
-		{New("USD", 1299), "USD 12.99"}, {New("USD", -5), "USD -0.05"}, {New("JPY", 500), "JPY 500"},
-		{New("KWD", 1), "KWD 0.001"}, {New("EUR", 0), "EUR 0.00"},
+		{New("USD", 1299), "USD 12.99"},
+		{New("USD", -5), "USD -0.05"},
+		{New("JPY", 500), "JPY 500"},
+		{New("KWD", 1), "KWD 0.001"},
+		{New("EUR", 0), "EUR 0.00"},
 	} {
 		if got := tc.m.String(); got != tc.want {
 			t.Errorf("got %q, want %q", got, tc.want)

@@ -86,7 +86,9 @@ func Fault(err error) *fault.Error {
 // its compensation before the call it undoes, because a call that seems to have
 // failed may have landed; so each one must be a no-op when there is nothing to
 // undo.
-type Compensations struct{ undo []func(workflow.Context) error }
+type Compensations struct {
+	undo []func(workflow.Context) error
+}
 
 // Add registers a compensation.
 func (c *Compensations) Add(undo func(workflow.Context) error) { c.undo = append(c.undo, undo) }
