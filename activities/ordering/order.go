@@ -32,16 +32,10 @@ type Activities struct {
 	Stock   catalogv1connect.StockServiceClient
 }
 
-// Item is a number of copies of one book.
-type Item struct {
-	BookID   string
-	Quantity int32
-}
-
 // Hold asks for stock.
 type Hold struct {
 	ID         string // of the hold, a UUID
-	Items      []Item
+	Items      []ordering.Item
 	ExpireTime time.Time
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"bookworm/activities/finance"
 	"bookworm/activities/notification"
-	activities "bookworm/activities/ordering"
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
@@ -149,7 +148,7 @@ func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderReque
 	}
 	in.BasketVersion = basket.GetVersion()
 	for _, item := range basket.GetItems() {
-		in.Items = append(in.Items, activities.Item{BookID: item.GetBookId(), Quantity: item.GetQuantity()})
+		in.Items = append(in.Items, ordering.Item{BookID: item.GetBookId(), Quantity: item.GetQuantity()})
 	}
 	snapshot, err := checkout.Place(ctx, h.Temporal, in)
 	if err != nil {

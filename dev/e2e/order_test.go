@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +19,6 @@ import (
 
 	"bookworm/activities/finance"
 	"bookworm/activities/notification"
-	activities "bookworm/activities/ordering"
 	"bookworm/dev/demo"
 	"bookworm/dev/psp"
 	"bookworm/dev/shopper"
@@ -378,7 +378,7 @@ func (v *visit) actionNeeded(order *orderingv1.Order) (intent string) {
 func TestShopperConfirmsThePaymentAtTheBank(t *testing.T) {
 	t.Parallel()
 	for approve, status := range map[bool]orderingv1.Order_Status{true: orderingv1.Order_CONFIRMED, false: orderingv1.Order_PAYMENT_FAILED} {
-		t.Run(fmt.Sprint(approve), func(t *testing.T) {
+		t.Run(strconv.FormatBool(approve), func(t *testing.T) {
 			t.Parallel()
 			v := enter(t)
 			v.fill(book(t, 1299, 2))
@@ -498,7 +498,7 @@ func TestUnpaidOrderExpires(t *testing.T) {
 	order := &orderingv1.Order{Id: orderID(v.subject, key)}
 	if _, err := checkout.Place(v.ctx, orders, checkout.Input{
 		OrderID: order.GetId(), Subject: v.subject, Country: "US", Fingerprint: []byte{1}, PaymentWindow: 2 * time.Second,
-		Items: []activities.Item{{BookID: id, Quantity: 1}}, BasketVersion: basket.GetVersion(),
+		Items: []ordering.Item{{BookID: id, Quantity: 1}}, BasketVersion: basket.GetVersion(),
 		Details: seal(ordering.Details{}), Contact: seal(notification.Contact{Email: v.email}),
 		PaymentMethod: seal(finance.PaymentMethod{Token: request.GetPaymentMethod()}),
 	}); err != nil {

@@ -39,6 +39,12 @@ func (s Status) CanBecome(next Status) bool { return slices.Contains(transitions
 // Final reports whether an order in state s never changes again.
 func (s Status) Final() bool { return len(transitions[s]) == 0 }
 
+// Item is a number of copies of one book, as the shopper asks for them.
+type Item struct {
+	BookID   string
+	Quantity int32
+}
+
 // Line is a number of copies of one book, at the price of the moment the order
 // was placed.
 type Line struct {

@@ -58,7 +58,7 @@ type Input struct {
 	// Items is the basket in version BasketVersion. It is part of the input, and not
 	// read by the run, because a local activity that is repeated after a crash could
 	// find another basket.
-	Items         []activities.Item
+	Items         []ordering.Item
 	BasketVersion int64
 	Fingerprint   []byte
 	PaymentWindow time.Duration   // how long the shopper may take to pay
