@@ -70,9 +70,11 @@ func bareOrder(ctx workflow.Context) error {
 
 func bareStep(ctx workflow.Context, isLocal bool) error {
 	if isLocal {
-		return workflow.ExecuteLocalActivity(workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Second}), nothing).Get(ctx, nil)
+		ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{StartToCloseTimeout: time.Second})
+		return workflow.ExecuteLocalActivity(ctx, nothing).Get(ctx, nil)
 	}
-	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Second}), nothing).Get(ctx, nil)
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: time.Second})
+	return workflow.ExecuteActivity(ctx, nothing).Get(ctx, nil)
 }
 
 func startBare(ctx context.Context, a folder.Addresses) (*bare, error) {

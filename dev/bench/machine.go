@@ -25,12 +25,12 @@ import (
 )
 
 // startUp starts the program on a fresh folder and again on the same one.
-func startUp(ctx context.Context, program string, out io.Writer) error {
+func startUp(ctx context.Context, program string, out io.Writer) (err error) {
 	dir, err := os.MkdirTemp("", "bookworm-bench-")
 	if err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "start of the stack\tready after s\tgoal\tidle MB\tgoal\t")
 	for _, name := range []string{"first, on an empty folder", "again", "again", "again"} {
@@ -50,7 +50,7 @@ func startUp(ctx context.Context, program string, out io.Writer) error {
 func startOnce(ctx context.Context, program, dir string) (took time.Duration, memory int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "run") //nolint:gosec // our own binary
+	cmd := exec.CommandContext(ctx, program, "run")
 	cmd.Env = append(os.Environ(), "BOOKWORM_DATA="+dir)
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -60,11 +60,11 @@ func startOnce(ctx context.Context, program, dir string) (took time.Duration, me
 	}
 	_, err = shopper.Await(ctx, func(context.Context) (folder.Addresses, error) {
 		a, err := folder.Lookup(dir)
-		if errors.Is(err, folder.ErrNotRunning) || a["BOOKWORM_PID"] != strconv.Itoa(cmd.Process.Pid) {
-			return nil, nil //nolint:nilerr // not yet
+		if errors.Is(err, folder.ErrNotRunning) {
+			return folder.Addresses{}, nil // not yet
 		}
 		return a, err
-	}, func(a folder.Addresses) bool { return a != nil })
+	}, func(a folder.Addresses) bool { return a["BOOKWORM_PID"] == strconv.Itoa(cmd.Process.Pid) })
 	took = time.Since(began)
 	if err == nil {
 		select {
@@ -105,7 +105,7 @@ func descendants(root int) ([]int, error) {
 
 // stat reads pid, parent and processor time from /proc/<pid>/stat, see proc(5).
 func stat(path string) (pid, parent int, cpu time.Duration, ok bool) {
-	content, err := os.ReadFile(path)
+	content, err := os.ReadFile(path) //nolint:gosec // in /proc
 	if err != nil {
 		return 0, 0, 0, false // it has ended
 	}
