@@ -18,7 +18,7 @@ import (
 // TestBadInputIsNamedAndChangesNothing sends everything that a shop gets to see
 // and looks at the answer: the status, the reason, the field where there is one;
 // and that basket, orders and stock are as before.
-func TestBadInputIsNamedAndChangesNothing(t *testing.T) {
+func TestBadInputIsNamedAndChangesNothing(t *testing.T) { //nolint:tparallel // looks at what all of them have left
 	t.Parallel()
 	v := enter(t)
 	inBasket, other, archived := book(t, 1299, 5), book(t, 999, 5), book(t, 999, 5)
@@ -50,7 +50,7 @@ func TestBadInputIsNamedAndChangesNothing(t *testing.T) {
 	}
 	huge := `{"payment_method":"` + strings.Repeat("a", 2<<20) + `"}`
 
-	for _, tc := range []struct {
+	for _, tc := range []struct { //nolint:paralleltest // as above
 		name, method, path, body string
 		headers                  []string
 		status                   int

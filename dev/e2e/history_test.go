@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/temporalproto"
 	"go.temporal.io/api/workflowservice/v1"
 	"google.golang.org/protobuf/proto"
@@ -90,8 +92,11 @@ func settled(t *testing.T, id string) *historypb.History {
 		events := orders.GetWorkflowHistory(ctx, id, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
 		for events.HasNext() {
 			event, err := events.Next()
-			if err != nil {
+			if _, none := errors.AsType[*serviceerror.NotFound](err); none {
 				return &historypb.History{}, nil // there is no such process
+			}
+			if err != nil {
+				return nil, err
 			}
 			h.Events = append(h.Events, event)
 		}

@@ -162,11 +162,11 @@ func launch(ctx context.Context, command, dir string, environ ...string) (*proce
 		default:
 		}
 		a, err := folder.Lookup(dir)
-		if errors.Is(err, folder.ErrNotRunning) || a["BOOKWORM_PID"] != strconv.Itoa(p.cmd.Process.Pid) {
-			return nil, nil
+		if errors.Is(err, folder.ErrNotRunning) {
+			return folder.Addresses{}, nil // not yet
 		}
 		return a, err
-	}, func(a folder.Addresses) bool { return a != nil })
+	}, func(a folder.Addresses) bool { return a["BOOKWORM_PID"] == strconv.Itoa(p.cmd.Process.Pid) })
 	if err != nil {
 		return nil, nil, errors.Join(err, p.cmd.Process.Kill())
 	}
@@ -205,7 +205,7 @@ type visit struct {
 	*shopper.Shopper
 
 	t       *testing.T
-	ctx     context.Context //nolint:containedctx // the life of the test
+	ctx     context.Context // the life of the test
 	subject string
 	email   string
 }
