@@ -55,7 +55,7 @@ func Open(path string) (*Folder, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // see above
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the caller names the folder
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
@@ -147,7 +147,7 @@ var ErrNotRunning = errors.New("no stack runs here: start one with `make run`")
 // Lookup returns the addresses of the stack that runs on the folder.
 // Errors: ErrNotRunning.
 func Lookup(path string) (Addresses, error) {
-	text, err := os.ReadFile(filepath.Join(path, "env"))
+	text, err := os.ReadFile(filepath.Join(path, "env")) //nolint:gosec // the caller names the folder
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotRunning
 	}

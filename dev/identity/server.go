@@ -317,7 +317,7 @@ func (s *Server) requestToken(ctx context.Context, form url.Values) (string, err
 	if err != nil {
 		return "", fmt.Errorf("request token: %w", err)
 	}
-	defer res.Body.Close() //nolint:errcheck // it has been read
+	defer res.Body.Close()
 	var answer struct {
 		AccessToken string `json:"access_token"`
 		Error       string `json:"error"`
