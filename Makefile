@@ -54,6 +54,11 @@ dev-binary:
 generate: tools ## Generate Go from the contracts
 	$(BIN)/buf generate
 
+.PHONY: promise
+promise: tools ## Record the contracts as landed; from then on make check defends them
+	tools/check-breaking $(BIN)/buf
+	$(BIN)/buf build api/proto --exclude-source-info -o api/landed.binpb.gz
+
 .PHONY: format
 format: tools ## Format Go
 	$(BIN)/golangci-lint fmt ./...
