@@ -7,6 +7,7 @@ import (
 
 	activities "bookworm/activities/ordering"
 	"bookworm/workflows/checkout"
+	"bookworm/workflows/notification"
 )
 
 // Ordering runs checkout. Its activities are local ones, so they take no slots of
@@ -21,5 +22,6 @@ func Ordering(c client.Client, a *activities.Activities) worker.Worker {
 	w := worker.New(c, activities.TaskQueue, o)
 	w.RegisterWorkflowWithOptions(checkout.Workflow, workflow.RegisterOptions{Name: checkout.Name})
 	w.RegisterActivity(a)
+	w.RegisterActivity(&notification.Starter{Client: c})
 	return w
 }

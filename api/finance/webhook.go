@@ -14,6 +14,7 @@ import (
 	"github.com/stripe/stripe-go/v85/webhook"
 	"go.temporal.io/sdk/client"
 
+	"bookworm/internal/fault"
 	"bookworm/internal/finance"
 	"bookworm/internal/personal"
 	"bookworm/workflows/payment"
@@ -68,6 +69,17 @@ func (h *Webhook) take(ctx context.Context, event stripe.Event) error {
 		return err
 	}
 	if orderID == "" {
+		return nil
+	}
+	// Most events tell what the process has just done itself. Only one that waits for
+	// the shopper wants to know; should it begin to wait in this very moment, it asks
+	// the provider by itself within a minute.
+	switch p, err := h.Store.Get(ctx, orderID); {
+	case fault.Is(err, fault.ReasonPaymentNotFound):
+		return nil
+	case err != nil:
+		return err
+	case p.Status != finance.RequiresAction:
 		return nil
 	}
 	// Also for an event that was there already: storing and signalling are two

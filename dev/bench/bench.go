@@ -152,10 +152,8 @@ func (b *bench) buy(ctx context.Context, who *shopper.Shopper, n int) (trip, err
 	}
 	t := trip{placed, time.Since(began)}
 	// The next basket starts empty, so that it is not cleared under our hands.
-	for basket, err := who.Basket(ctx); len(basket.GetItems()) > 0; basket, err = who.Basket(ctx) {
-		if err != nil {
-			return trip{}, fmt.Errorf("await the empty basket: %w", err)
-		}
+	if _, err := who.AwaitEmptyBasket(ctx); err != nil {
+		return trip{}, fmt.Errorf("await the empty basket: %w", err)
 	}
 	return t, nil
 }
@@ -273,6 +271,9 @@ func (b *bench) crowd(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	var own outcome
+	for _, p := range b.people {
+		p.Patience = 50 * time.Millisecond // sixteen who ask all the time would be most of the load
+	}
 	processes := cpuByProcess()
 	shares, err := profile(func() error {
 		own, err = load(func(worker, n int) (trip, error) { return b.buy(ctx, b.people[worker], n) })

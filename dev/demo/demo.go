@@ -12,7 +12,6 @@ import (
 
 	"bookworm/dev/folder"
 	"bookworm/dev/shopper"
-	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
 	"bookworm/internal/money"
@@ -140,7 +139,7 @@ func (d *demo) check(ctx context.Context, alice *shopper.Shopper, key string, re
 		return fmt.Errorf("captured %s of an order of %s", captured, money.FromProto(order.GetTotal()))
 	}
 	d.say("the payment is %s: %s", payment.GetStatus(), money.FromProto(payment.GetCaptured()))
-	basket, err := shopper.Await(ctx, alice.Basket, func(b *basketv1.Basket) bool { return len(b.GetItems()) == 0 })
+	basket, err := alice.AwaitEmptyBasket(ctx)
 	if err != nil {
 		return fmt.Errorf("await the empty basket: %w", err)
 	}

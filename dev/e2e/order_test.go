@@ -26,6 +26,7 @@ import (
 	"bookworm/internal/ordering"
 	"bookworm/internal/personal"
 	"bookworm/workflows/checkout"
+	notifications "bookworm/workflows/notification"
 )
 
 func TestDemo(t *testing.T) {
@@ -322,6 +323,14 @@ func TestN3_OneMailForEachOrderAndEvent(t *testing.T) {
 	subjects := []string{mails[0].Subject, mails[1].Subject}
 	if len(mails) != 2 || subjects[0] == subjects[1] {
 		t.Errorf("the shopper got %q", subjects)
+	}
+	// A step of checkout that is repeated after a crash starts the same mail again.
+	again := notification.OrderMail{OrderID: order.GetId(), Subject: v.subject, Template: notifications.OrderConfirmed}
+	if err := (&notifications.Starter{Client: orders}).StartNotification(v.ctx, again); err != nil {
+		t.Error(err)
+	}
+	if n, err := count(v.ctx, "BookwormOrderId = '"+order.GetId()+"' and WorkflowType = 'notification'"); err != nil || n != 2 {
+		t.Errorf("%d notifications, %v", n, err)
 	}
 }
 

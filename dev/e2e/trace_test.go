@@ -40,7 +40,7 @@ var oneTrace = [][]string{
 	{"RunWorkflow:checkout", "RunActivity:ClearBasket", "bookworm.basket.v1.BasketCheckoutService/ClearOrderedBasket", "evalsha"},
 	{"RunWorkflow:checkout", "StartChildWorkflow:payment", "RunWorkflow:payment", "RunActivity:Charge", "HTTP POST"},
 	{"RunWorkflow:payment", "RunActivity:Charge", "INSERT"},
-	{"RunWorkflow:checkout", "StartChildWorkflow:notification", "RunWorkflow:notification", "RunActivity:SendOrderMail", "mail send"},
+	{"RunWorkflow:checkout", "RunActivity:StartNotification", "StartWorkflow:notification", "RunWorkflow:notification", "RunActivity:SendOrderMail", "mail send"},
 	{"RunWorkflow:notification", "RunActivity:SendOrderMail", "INSERT"},
 }
 

@@ -58,6 +58,9 @@ type Shopper struct {
 	Gateway string
 	Token   string
 	HTTP    *http.Client // nil for the default
+	// Patience is the pause between two looks at an order that is awaited; 2 ms when
+	// 0.
+	Patience time.Duration
 }
 
 // Problem is an error answer of the shop (RFC 9457).
@@ -226,11 +229,14 @@ func (s *Shopper) Payment(ctx context.Context, orderID string) (*financev1.Payme
 	return payment, err
 }
 
-// Await asks again and again until the condition holds, and returns the last
-// answer. Errors: the condition's own, or one when ctx ends first.
+// Await asks every few milliseconds until the condition holds, and returns the
+// last answer. Errors: the question's own, or one when ctx ends first.
 func Await[T any](ctx context.Context, ask func(context.Context) (T, error), holds func(T) bool) (T, error) {
-	// Short, because the benchmarks measure with it, and asking is cheap.
-	tick := time.NewTicker(2 * time.Millisecond)
+	return await(ctx, 5*time.Millisecond, ask, holds)
+}
+
+func await[T any](ctx context.Context, pause time.Duration, ask func(context.Context) (T, error), holds func(T) bool) (T, error) {
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		answer, err := ask(ctx)
@@ -247,8 +253,20 @@ func Await[T any](ctx context.Context, ask func(context.Context) (T, error), hol
 
 // AwaitOrder waits until an order has a status.
 func (s *Shopper) AwaitOrder(ctx context.Context, id string, status orderingv1.Order_Status) (*orderingv1.Order, error) {
-	return Await(ctx, func(ctx context.Context) (*orderingv1.Order, error) { return s.Order(ctx, id) },
+	return await(ctx, s.pause(), func(ctx context.Context) (*orderingv1.Order, error) { return s.Order(ctx, id) },
 		func(o *orderingv1.Order) bool { return o.GetStatus() == status })
+}
+
+// AwaitEmptyBasket waits until there is nothing in the basket.
+func (s *Shopper) AwaitEmptyBasket(ctx context.Context) (*basketv1.Basket, error) {
+	return await(ctx, s.pause(), s.Basket, func(b *basketv1.Basket) bool { return len(b.GetItems()) == 0 })
+}
+
+func (s *Shopper) pause() time.Duration {
+	if s.Patience == 0 {
+		return 2 * time.Millisecond
+	}
+	return s.Patience
 }
 
 // Mail is a message in the inbox.

@@ -87,8 +87,12 @@ type checkout struct {
 	ended        bool
 }
 
-// activity names the activities by type; its methods are never called here.
-var activity *activities.Activities
+// activity and starter name the activities by type; their methods are never
+// called here.
+var (
+	activity *activities.Activities
+	starter  *notification.Starter
+)
 
 // Workflow runs one order. It fails, and leaves the order id free for another
 // attempt, when nothing was placed; in every other case it completes with how the
@@ -325,7 +329,7 @@ func (c *checkout) notify(ctx workflow.Context, template, reason string) {
 	for _, l := range c.order.Lines {
 		mail.Lines = append(mail.Lines, notification.Line{Title: l.Title, Quantity: l.Quantity, UnitPrice: l.UnitPrice, LineTotal: l.Total})
 	}
-	if err := notification.Start(ctx, mail); err != nil {
+	if err := c.local(ctx, lasting, starter.StartNotification, mail).Get(ctx, nil); err != nil {
 		c.log.Warn("notification was not started", "template", template, "error", err)
 	}
 }

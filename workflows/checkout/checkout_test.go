@@ -66,6 +66,10 @@ func (w *world) ClearBasket(_ context.Context, _ string, version int64) error {
 	return w.did("ClearBasket")
 }
 
+func (w *world) StartNotification(_ context.Context, m notification.Mail) error {
+	return w.did("Mail " + m.Template)
+}
+
 // cashier stands for the finance activities.
 type cashier struct{ *world }
 
@@ -101,9 +105,6 @@ func setup(t *testing.T) *checkoutTest {
 	c.RegisterWorkflowWithOptions(func(ctx workflow.Context, _ finance.Payment) (payment.Result, error) {
 		return c.charge(ctx)
 	}, workflow.RegisterOptions{Name: payment.Name})
-	c.RegisterWorkflowWithOptions(func(_ workflow.Context, m notification.Mail) (notification.Result, error) {
-		return notification.Result{}, c.world.did("Mail " + m.Template)
-	}, workflow.RegisterOptions{Name: notification.Name})
 	c.RegisterDelayedCallback(func() { c.UpdateWorkflow(PlaceUpdate, "place", c.place) }, 0)
 	return c
 }

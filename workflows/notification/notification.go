@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -156,27 +155,4 @@ func show(ctx workflow.Context, m Mail, state, more string) {
 		details += "\n\n" + more
 	}
 	workflow.SetCurrentDetails(ctx, details)
-}
-
-// Start begins the process as a child that lives on when the caller ends. It
-// returns once the child is started and does not wait for the mail. Starting the
-// same mail again is no error and has no effect.
-func Start(ctx workflow.Context, m Mail) error {
-	child := workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:            WorkflowID(m.OrderID, m.Template),
-		TaskQueue:             activities.TaskQueue,
-		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_ABANDON,
-		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
-		StaticSummary:         m.Template + " mail",
-		TypedSearchAttributes: temporal.NewSearchAttributes(
-			process.OrderID.ValueSet(m.OrderID), process.Customer.ValueSet(m.Subject)),
-	}), Name, m)
-	err := child.GetChildWorkflowExecution().Get(ctx, nil)
-	if temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("start notification: %w", err)
-	}
-	return nil
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/mock"
 	"go.temporal.io/api/sdk/v1"
-	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
 	"go.temporal.io/sdk/workflow"
@@ -199,36 +198,5 @@ func TestRetryBeforeItIsParkedHasNoEffect(t *testing.T) {
 	}
 	if got := details(t, env); !strings.Contains(got, "left unsent by an operator") {
 		t.Errorf("details %q", got)
-	}
-}
-
-// TestStart runs a parent that starts the same mail twice and ends at once.
-func TestStart(t *testing.T) {
-	t.Parallel()
-	env := setup(t)
-	started := 0
-	env.SetOnChildWorkflowStartedListener(func(info *workflow.Info, _ workflow.Context, _ converter.EncodedValues) {
-		started++
-		if info.WorkflowExecution.ID != "notification/order-1/order_confirmed" || info.TaskQueueName != activities.TaskQueue {
-			t.Errorf("id %q on queue %q", info.WorkflowExecution.ID, info.TaskQueueName)
-		}
-	})
-	env.OnActivity(activity.SendOrderMail, mock.Anything, orderMail()).Return(sent, nil).Once()
-	parent := func(ctx workflow.Context) error {
-		if err := notification.Start(ctx, orderMail()); err != nil {
-			return err
-		}
-		if err := workflow.Sleep(ctx, time.Hour); err != nil { // let the child end
-			return err
-		}
-		return notification.Start(ctx, orderMail())
-	}
-	env.RegisterWorkflow(parent)
-	env.ExecuteWorkflow(parent)
-	if err := env.GetWorkflowError(); err != nil {
-		t.Error(err)
-	}
-	if started != 1 {
-		t.Errorf("%d children", started)
 	}
 }
