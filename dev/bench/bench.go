@@ -46,7 +46,7 @@ const (
 // Run measures on stacks of its own, in temporary folders, and prints tables.
 // program is the bookworm-dev binary, which is started to see how long that
 // takes.
-func Run(ctx context.Context, program string, out io.Writer) error {
+func Run(ctx context.Context, program string, out io.Writer) (err error) {
 	fmt.Fprintf(out, "machine: %s, %d cores, %s, %s\n\n", cpuModel(), runtime.NumCPU(), runtime.GOOS+"/"+runtime.GOARCH, runtime.Version())
 	if err := startUp(ctx, program, out); err != nil {
 		return err
@@ -55,7 +55,7 @@ func Run(ctx context.Context, program string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("make a folder: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b, err := open(ctx, dir)
 	if err != nil {
 		return err
@@ -221,14 +221,16 @@ func printSingle(out io.Writer, own, bare []trip, ownWrites, bareWrites writes) 
 		{"place to confirmed", "<= 60", func(t trip) time.Duration { return t.confirmed }},
 	} {
 		p50, floor := quantile(own, row.of, 0.5), quantile(bare, row.of, 0.5)
-		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%s\t%.1f\t%.2f\t\n", row.name, ms(p50), ms(quantile(own, row.of, 0.95)), row.goal, ms(floor), float64(p50)/float64(floor))
+		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%s\t%.1f\t%.2f\t\n",
+			row.name, ms(p50), ms(quantile(own, row.of, 0.95)), row.goal, ms(floor), float64(p50)/float64(floor))
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	fmt.Fprintf(out, "\nWrites at the Temporal server, by its own metrics:\n\n")
 	fmt.Fprintln(t, "\tcreations\tupdates\tgoal\tpeer to paid\tpeer to delivered\t")
-	fmt.Fprintf(t, "an order, to confirmed and told\t%.2f\t%.2f\t3 + 22\t3 + 31\t3 + 43\t\n", ownWrites.perOrder(ownWrites.creations), ownWrites.perOrder(ownWrites.updates))
+	fmt.Fprintf(t, "an order, to confirmed and told\t%.2f\t%.2f\t3 + 22\t3 + 31\t3 + 43\t\n",
+		ownWrites.perOrder(ownWrites.creations), ownWrites.perOrder(ownWrites.updates))
 	fmt.Fprintf(t, "the bare workflow\t%.2f\t%.2f\t\t\t\t\n", bareWrites.perOrder(bareWrites.creations), bareWrites.perOrder(bareWrites.updates))
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

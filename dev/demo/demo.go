@@ -31,7 +31,7 @@ func Run(ctx context.Context, a folder.Addresses, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	d.say("alice signs in")
+	d.sayf("alice signs in")
 	alice := &shopper.Shopper{Gateway: a["BOOKWORM_GATEWAY_URL"], Token: token}
 
 	books, err := alice.Books(ctx, "category=science-fiction&in_stock=true&page_size=2")
@@ -41,7 +41,7 @@ func Run(ctx context.Context, a folder.Addresses, out io.Writer) error {
 	if len(books) != 2 {
 		return fmt.Errorf("list books: want 2 to buy, found %d", len(books))
 	}
-	d.say("she finds %s and %s", name(books[0]), name(books[1]))
+	d.sayf("she finds %s and %s", name(books[0]), name(books[1]))
 
 	if err := d.fill(ctx, alice, books); err != nil {
 		return err
@@ -51,7 +51,7 @@ func Run(ctx context.Context, a folder.Addresses, out io.Writer) error {
 		return fmt.Errorf("quote: %w", err)
 	}
 	total := money.FromProto(quote.GetTotal())
-	d.say("the quote: %s with shipping and tax", total)
+	d.sayf("the quote: %s with shipping and tax", total)
 
 	request := shopper.Request("pm_card_visa")
 	request.ExpectedTotal, request.BasketEtag = quote.GetTotal(), quote.GetBasketEtag()
@@ -60,7 +60,7 @@ func Run(ctx context.Context, a folder.Addresses, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("place: %w", err)
 	}
-	d.say("she places order %s: %s", order.GetId(), order.GetStatus())
+	d.sayf("she places order %s: %s", order.GetId(), order.GetStatus())
 
 	confirmed, err := alice.AwaitOrder(ctx, order.GetId(), orderingv1.Order_CONFIRMED)
 	if err != nil {
@@ -69,7 +69,7 @@ func Run(ctx context.Context, a folder.Addresses, out io.Writer) error {
 	if got := money.FromProto(confirmed.GetTotal()); got != total {
 		return fmt.Errorf("the order costs %s, but %s was agreed", got, total)
 	}
-	d.say("the order is %s: paid, and its stock is hers", confirmed.GetStatus())
+	d.sayf("the order is %s: paid, and its stock is hers", confirmed.GetStatus())
 
 	if err := d.check(ctx, alice, key, request, confirmed); err != nil {
 		return err
@@ -80,7 +80,7 @@ func Run(ctx context.Context, a folder.Addresses, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("await the e-mail: %w", err)
 	}
-	d.say("the e-mail is there: %q", mails[0].Subject)
+	d.sayf("the e-mail is there: %q", mails[0].Subject)
 
 	_, err = fmt.Fprintf(out, "\n  e-mail    %s/messages/%s\n  workflow  %s/namespaces/%s/workflows/%s\n",
 		a["BOOKWORM_INBOX_URL"], mails[0].ID, a["BOOKWORM_TEMPORAL_UI_URL"], a["BOOKWORM_TEMPORAL_NAMESPACE"],
@@ -93,8 +93,8 @@ type demo struct {
 	last time.Time
 }
 
-// say prints a step with the time since the last one.
-func (d *demo) say(format string, args ...any) {
+// sayf prints a step with the time since the last one.
+func (d *demo) sayf(format string, args ...any) {
 	now := time.Now()
 	fmt.Fprintf(d.out, "%8.1f ms  %s\n", float64(now.Sub(d.last).Microseconds())/1000, fmt.Sprintf(format, args...))
 	d.last = time.Now()
@@ -116,7 +116,7 @@ func (d *demo) fill(ctx context.Context, alice *shopper.Shopper, books []*catalo
 			return fmt.Errorf("fill basket: %w", err)
 		}
 	}
-	d.say("both are in her basket: %s", money.FromProto(basket.GetSubtotal()))
+	d.sayf("both are in her basket: %s", money.FromProto(basket.GetSubtotal()))
 	return nil
 }
 
@@ -130,7 +130,7 @@ func (d *demo) check(ctx context.Context, alice *shopper.Shopper, key string, re
 	if again.GetId() != order.GetId() || !replayed {
 		return fmt.Errorf("the same request made another order: %s", again.GetId())
 	}
-	d.say("the same request again answers the same order")
+	d.sayf("the same request again answers the same order")
 	payment, err := alice.Payment(ctx, order.GetId())
 	if err != nil {
 		return fmt.Errorf("read payment: %w", err)
@@ -138,12 +138,12 @@ func (d *demo) check(ctx context.Context, alice *shopper.Shopper, key string, re
 	if captured := money.FromProto(payment.GetCaptured()); captured != money.FromProto(order.GetTotal()) {
 		return fmt.Errorf("captured %s of an order of %s", captured, money.FromProto(order.GetTotal()))
 	}
-	d.say("the payment is %s: %s", payment.GetStatus(), money.FromProto(payment.GetCaptured()))
+	d.sayf("the payment is %s: %s", payment.GetStatus(), money.FromProto(payment.GetCaptured()))
 	basket, err := alice.AwaitEmptyBasket(ctx)
 	if err != nil {
 		return fmt.Errorf("await the empty basket: %w", err)
 	}
-	d.say("her basket is empty again (version %d)", basket.GetVersion())
+	d.sayf("her basket is empty again (version %d)", basket.GetVersion())
 	return nil
 }
 
