@@ -117,7 +117,7 @@ func TestBadInputIsNamedAndChangesNothing(t *testing.T) { //nolint:tparallel // 
 			if err != nil {
 				t.Fatal(err)
 			}
-			var problem shopper.Problem
+			var problem shopper.ProblemError
 			if err := json.Unmarshal(content, &problem); err != nil {
 				t.Fatalf("%d, not a problem document: %s", status, content)
 			}

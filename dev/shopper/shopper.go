@@ -63,8 +63,8 @@ type Shopper struct {
 	Patience time.Duration
 }
 
-// Problem is an error answer of the shop (RFC 9457).
-type Problem struct {
+// ProblemError is an error answer of the shop (RFC 9457).
+type ProblemError struct {
 	Status   int               `json:"status"`
 	Type     string            `json:"type"`
 	Title    string            `json:"title"`
@@ -79,18 +79,18 @@ type Problem struct {
 }
 
 // Error says status, reason and detail.
-func (p *Problem) Error() string { return fmt.Sprintf("%d %s: %s", p.Status, p.Reason, p.Detail) }
+func (p *ProblemError) Error() string { return fmt.Sprintf("%d %s: %s", p.Status, p.Reason, p.Detail) }
 
-// Reason returns the reason of a Problem in err's chain, or "".
+// Reason returns the reason of a ProblemError in err's chain, or "".
 func Reason(err error) string {
-	if p, ok := errors.AsType[*Problem](err); ok {
+	if p, ok := errors.AsType[*ProblemError](err); ok {
 		return p.Reason
 	}
 	return ""
 }
 
 // Do makes a request and decodes the answer into out, a message or nil. Header
-// pairs are name, value, name, value... Errors: *Problem.
+// pairs are name, value, name, value... Errors: *ProblemError.
 func (s *Shopper) Do(ctx context.Context, method, path string, in, out proto.Message, headers ...string) (http.Header, error) {
 	var body io.Reader = http.NoBody
 	if in != nil {
@@ -105,7 +105,7 @@ func (s *Shopper) Do(ctx context.Context, method, path string, in, out proto.Mes
 		return nil, err
 	}
 	if status >= http.StatusBadRequest {
-		problem := &Problem{Status: status}
+		problem := &ProblemError{Status: status}
 		if err := json.Unmarshal(content, problem); err != nil {
 			return header, fmt.Errorf("%s %s: %d without a problem document: %w", method, path, status, err)
 		}
