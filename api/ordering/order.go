@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -127,16 +128,22 @@ func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderReque
 	}
 	fingerprint := ordering.Fingerprint(encoded)
 
-	// The row outlives the workflow's retention, so it answers first.
-	switch known, err := h.Orders.Get(ctx, orderID); {
-	case err == nil:
+	// The row outlives the workflow's retention, so it answers first. The basket,
+	// which only a new order needs, is read beside it.
+	var known ordering.Order
+	var basket *basketv1.GetBasketSnapshotResponse
+	var knownErr, basketErr error
+	var reads sync.WaitGroup
+	reads.Go(func() { known, knownErr = h.Orders.Get(ctx, orderID) })
+	reads.Go(func() { basket, basketErr = h.basket(ctx) })
+	reads.Wait()
+	switch {
+	case knownErr == nil:
 		return h.replay(ctx, known, fingerprint)
-	case !fault.Is(err, fault.ReasonOrderNotFound):
-		return nil, err
-	}
-	basket, err := h.basket(ctx)
-	if err != nil {
-		return nil, err
+	case !fault.Is(knownErr, fault.ReasonOrderNotFound):
+		return nil, knownErr
+	case basketErr != nil:
+		return nil, basketErr
 	}
 	if etag := req.GetBasketEtag(); etag != "" && etag != basket.GetEtag() {
 		return nil, fault.New(fault.ReasonStaleVersion, "the basket has changed since you saw it").
