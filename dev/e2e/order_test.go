@@ -3,8 +3,10 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +23,7 @@ import (
 	"bookworm/activities/notification"
 	"bookworm/dev/demo"
 	"bookworm/dev/psp"
+	"bookworm/dev/shop"
 	"bookworm/dev/shopper"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
 	"bookworm/internal/ordering"
@@ -111,9 +114,31 @@ func TestM3_LostAnswersOfTheProviderCaptureOnce(t *testing.T) {
 				if got := effects(id); got[psp.EffectAuthorize] != 1 || got[psp.EffectCapture] != 1 || len(got) != 2 {
 					t.Errorf("the provider did %v", got)
 				}
+				if n := v.intents(id); n != 1 {
+					t.Errorf("the provider has %d payment intents of one order", n)
+				}
 			})
 		}
 	}
+}
+
+// intents returns how many payment intents the provider has of an order, also
+// those that never moved money.
+func (v *visit) intents(orderID string) int {
+	v.t.Helper()
+	provider := &shopper.Shopper{Gateway: theShop.Payments.URL(), Token: shop.StripeKey}
+	query := url.Values{"query": {"metadata['order_id']:'" + orderID + "'"}}
+	status, _, content, err := provider.Raw(v.ctx, http.MethodGet, "/v1/payment_intents/search?"+query.Encode(), http.NoBody)
+	var found struct {
+		Data []json.RawMessage `json:"data"`
+	}
+	if err == nil {
+		err = json.Unmarshal(content, &found)
+	}
+	if err != nil || status != http.StatusOK {
+		v.t.Fatalf("search payment intents: %d %s, %v", status, content, err)
+	}
+	return len(found.Data)
 }
 
 func TestM4_ChargedIsWhatWasAgreed(t *testing.T) {

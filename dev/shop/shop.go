@@ -26,8 +26,8 @@ import (
 	"bookworm/internal/telemetry"
 )
 
-// stripeKey is what the stand-in takes for a secret key.
-const stripeKey = "sk_test_bookworm"
+// StripeKey is what the stand-in takes for a secret key.
+const StripeKey = "sk_test_bookworm"
 
 // Shop is a running shop. Its stand-ins are there for tests to steer.
 type Shop struct {
@@ -92,7 +92,7 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 		"BOOKWORM_TOKEN_URL": s.Identity.URL() + "/protocol/openid-connect/token", "BOOKWORM_CLIENT_SECRET": f.Secrets.ServiceSecret,
 		"BOOKWORM_CATALOG_URL": address("api"), "BOOKWORM_BASKET_URL": address("api"), "BOOKWORM_ORDERING_URL": address("api"),
 		"BOOKWORM_FINANCE_URL": address("api"), "BOOKWORM_NOTIFICATION_URL": address("api"),
-		"BOOKWORM_STRIPE_URL": s.Payments.URL(), "BOOKWORM_STRIPE_SECRET_KEY": stripeKey,
+		"BOOKWORM_STRIPE_URL": s.Payments.URL(), "BOOKWORM_STRIPE_SECRET_KEY": StripeKey,
 		"BOOKWORM_STRIPE_WEBHOOK_SECRET": f.Secrets.WebhookSecret, "BOOKWORM_PAYMENT_RETURN_URL": address("gateway") + "/health/live",
 		"BOOKWORM_SMTP_URL": "smtp://" + s.Inbox.SMTPAddress(), "BOOKWORM_PERSONAL_DATA_KEY": f.Secrets.PersonalDataKey,
 	}
@@ -159,7 +159,7 @@ func (s *Shop) standIns(ctx context.Context, f *folder.Folder, ports map[string]
 		return fmt.Errorf("start the inbox: %w", err)
 	}
 	if s.Payments, err = psp.Start(ctx, psp.Options{
-		DataDir: f.Sub("psp"), Port: ports["psp"], Logger: logger, SecretKey: stripeKey,
+		DataDir: f.Sub("psp"), Port: ports["psp"], Logger: logger, SecretKey: StripeKey,
 		WebhookURL: gateway + "/webhooks/stripe", WebhookSecret: f.Secrets.WebhookSecret,
 	}); err != nil {
 		return fmt.Errorf("start the payment provider: %w", err)
