@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,7 +89,7 @@ func (g *gateway) write(w http.ResponseWriter, r *http.Request, code int, f *fau
 	answer := problem{
 		Type:   problemType + strings.ReplaceAll(strings.ToLower(string(f.Reason)), "_", "-"),
 		Title:  title,
-		Status: code, Detail: f.Message, Reason: f.Reason, TraceID: telemetry.TraceID(r.Context()), Metadata: f.Metadata,
+		Status: code, Detail: cmp.Or(f.Message, title), Reason: f.Reason, TraceID: telemetry.TraceID(r.Context()), Metadata: f.Metadata,
 	}
 	for _, field := range f.Fields {
 		answer.Errors = append(answer.Errors, fieldProblem{Field: field.Name, Message: field.Problem})

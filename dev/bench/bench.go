@@ -289,8 +289,12 @@ func (b *bench) crowd(ctx context.Context, out io.Writer) error {
 	fmt.Fprintf(out, "\n%d clients, %s:\n\n", crowd, crowdTime)
 	t := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\torders confirmed a second\tplace p50 ms\tp95 ms\tconfirmed p50 ms\tp95 ms\t")
-	for name, o := range map[string]outcome{"shop": own, "bare workflow": bare} {
-		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t\n", name, o.rate, ms(quantile(o.trips, place, 0.5)), ms(quantile(o.trips, place, 0.95)),
+	for _, row := range []struct {
+		name string
+		outcome
+	}{{"shop", own}, {"bare workflow", bare}} {
+		o := row.outcome
+		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t\n", row.name, o.rate, ms(quantile(o.trips, place, 0.5)), ms(quantile(o.trips, place, 0.95)),
 			ms(quantile(o.trips, confirmed, 0.5)), ms(quantile(o.trips, confirmed, 0.95)))
 	}
 	if err := t.Flush(); err != nil {

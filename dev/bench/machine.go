@@ -283,10 +283,11 @@ func (b *bench) counted(ctx context.Context, before writes, n int, work func() e
 	}, nil
 }
 
-// settle waits until the server has written nothing for half a second.
+// settle waits until the server has counted no write for two and a half seconds:
+// it publishes its counters once a second.
 func (b *bench) settle(ctx context.Context) error {
 	last, err := b.scrape(ctx)
-	for quiet := 0; quiet < 5 && err == nil; {
+	for quiet := 0; quiet < 25 && err == nil; {
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():

@@ -211,7 +211,7 @@ func TestA1_ListHoldsOnlyTheSubjectsOrdersInPages(t *testing.T) {
 		o.CreatedAt = noon.Add(time.Duration(i/2) * time.Minute) // pairs of the same time
 		want = append(want, create(t, s, o).ID)
 		foreign := order(t, fmt.Sprint(i))
-		foreign.ID, foreign.Subject = ID("bob", fmt.Sprint(i)), "bob"
+		foreign.ID, foreign.Subject, foreign.CreatedAt = ID("bob", fmt.Sprint(i)), "bob", o.CreatedAt
 		create(t, s, foreign)
 	}
 	slices.Sort(want)
