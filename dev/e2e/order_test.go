@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 	enumspb "go.temporal.io/api/enums/v1"
+	sdkpb "go.temporal.io/api/sdk/v1"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -67,6 +68,14 @@ func TestOrderIsPaidConfirmedAndTold(t *testing.T) {
 	}
 	// What operators see in the Web UI.
 	v.finds(fmt.Sprintf("BookwormOrderId = '%s' and BookwormOrderStatus = 'CONFIRMED' and WorkflowType = 'checkout'", order.GetId()))
+	details, err := orders.QueryWorkflow(v.ctx, checkout.WorkflowID(order.GetId()), "", "__temporal_workflow_metadata")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown sdkpb.WorkflowMetadata
+	if err := details.Get(&shown); err != nil || !strings.Contains(shown.GetCurrentDetails(), "**CONFIRMED** USD 37.98") {
+		t.Errorf("operators see %q, %v", shown.GetCurrentDetails(), err)
+	}
 	record(t, "confirmed", order.GetId())
 }
 
@@ -582,6 +591,27 @@ func TestOperatorCancelsInTheWebUI(t *testing.T) {
 	}
 	v.mails(order.GetId(), 2)
 	record(t, "cancelled-by-operator", order.GetId())
+}
+
+func TestForgedPaymentEventIsRefused(t *testing.T) {
+	t.Parallel()
+	v := enter(t)
+	v.fill(book(t, 1299, 2))
+	order := v.order("pm_card_threeDSecure2Required")
+	v.actionNeeded(order)
+	event := `{"id":"evt_forged","object":"event","type":"payment_intent.succeeded","data":{"object":{"metadata":{"order_id":"` + order.GetId() + `"}}}}`
+	for name, signature := range map[string]string{"none": "", "garbage": "t=1,v1=00"} {
+		status, _, content, err := v.Raw(v.ctx, http.MethodPost, "/webhooks/stripe", strings.NewReader(event), "Stripe-Signature", signature)
+		if err != nil || status != http.StatusBadRequest {
+			t.Errorf("signature %s: %d %s, %v", name, status, content, err)
+		}
+	}
+	if now, err := v.Order(v.ctx, order.GetId()); err != nil || now.GetStatus() != orderingv1.Order_PLACED {
+		t.Errorf("a forged event made the order %v, %v", now.GetStatus(), err)
+	}
+	if _, err := v.Cancel(v.ctx, order.GetId()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestListOfOrdersIsPaged(t *testing.T) {

@@ -1,0 +1,61 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestConfigReportsAllMistakesAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := LoadConfig([]string{
+		"BOOKWORM_TEMPORAL_TLS=maybe", "BOOKWORM_ISSUER_URL=not an address", "BOOKWORM_PERSONAL_DATA_KEY=short", "BOOKWORM_LOG_FORMAT=xml",
+		"BOOKWORM_PAYMENT_WINDOW=0s", "BOOKWORM_REDIS_URL=a", "BOOKWORM_REDIS_URL_FILE=/b", "BOOKWORM_SMTP_URL_FILE=/there/is/no/such/file",
+	})
+	if err == nil {
+		t.Fatal("taken")
+	}
+	for _, want := range []string{"TLS", "ISSUER_URL", "PERSONAL_DATA_KEY", "LOG_FORMAT", "PAYMENT_WINDOW", "REDIS_URL_FILE", "SMTP_URL_FILE"} {
+		if !strings.Contains(strings.ReplaceAll(err.Error(), "TemporalTLS", "TLS"), want) {
+			t.Errorf("%s is not named in:\n%v", want, err)
+		}
+	}
+}
+
+func TestSecretsComeFromFilesAndDoNotPrint(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte("sk_live_1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := LoadConfig([]string{"BOOKWORM_STRIPE_SECRET_KEY_FILE=" + file})
+	if err != nil || string(c.StripeSecretKey) != "sk_live_1" || c.StripeSecretKey.String() != "***" {
+		t.Errorf("got %q (%s), %v", string(c.StripeSecretKey), c.StripeSecretKey, err)
+	}
+	if c.PaymentWindow != 15*time.Minute || c.Audience != "bookworm-api" || c.LogFormat != "json" {
+		t.Errorf("the defaults are %v", c)
+	}
+}
+
+func TestRequireNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	err := Config{RedisURL: "redis://x"}.require("REDIS_URL", "SMTP_URL", "DATABASE_URL", "SMTP_URL")
+	if err == nil || err.Error() != "BOOKWORM_DATABASE_URL is not set\nBOOKWORM_SMTP_URL is not set" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUnknownContextsAreRefused(t *testing.T) {
+	t.Parallel()
+	all := func(yield func(string) bool) { _ = yield("ordering") && yield("finance") }
+	for _, names := range [][]string{nil, {"catalogue"}, {"ordering", "ordering"}} {
+		if known("worker", names, all) == nil {
+			t.Errorf("%q was taken", names)
+		}
+	}
+	if err := known("worker", []string{"finance", "ordering"}, all); err != nil {
+		t.Error(err)
+	}
+}
