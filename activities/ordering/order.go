@@ -1,6 +1,6 @@
 // Package ordering holds the activities of checkout. They are short, idempotent
-// by the order's id, and run as local activities on the ordering task queue.
-// What belongs to another context is asked of that context's API.
+// by the id of the order or of its hold, and run as local activities on the
+// ordering task queue. What belongs to another context is asked of that context's API.
 package ordering
 
 import (
@@ -39,8 +39,8 @@ type Hold struct {
 	ExpireTime time.Time
 }
 
-// HoldStock sets copies aside and returns them as lines at today's
-// prices. Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED.
+// HoldStock sets copies aside and returns them as lines at today's prices.
+// Errors: BOOK_NOT_FOUND, BOOK_ARCHIVED, OUT_OF_STOCK, HOLD_RELEASED.
 func (a *Activities) HoldStock(ctx context.Context, h Hold) ([]ordering.Line, error) {
 	req := &catalogv1.HoldStockRequest{HoldId: h.ID, ExpireTime: timestamppb.New(h.ExpireTime)}
 	for _, item := range h.Items {

@@ -26,7 +26,7 @@ const WebhookPath = "/webhooks/stripe"
 const maxWebhook = 256 << 10 // bytes; Stripe's own events stay far below
 
 // Webhook takes Stripe's events. It answers 2xx only once the event is stored
-// and the payment's process knows of it; anything else makes Stripe send the
+// and a process that waits for it knows; anything else makes Stripe send the
 // event again. An event says only that there is news: the process asks the
 // provider what is true, so forged, late or repeated events change nothing.
 type Webhook struct {

@@ -68,7 +68,6 @@ const (
 	ReasonCurrencyMismatch   Reason = "CURRENCY_MISMATCH"
 	ReasonPaymentNotFound    Reason = "PAYMENT_NOT_FOUND"
 	ReasonPaymentMismatch    Reason = "PAYMENT_MISMATCH"
-	ReasonSignatureInvalid   Reason = "SIGNATURE_INVALID"
 	ReasonRecipientMalformed Reason = "RECIPIENT_MALFORMED"
 )
 
@@ -107,7 +106,6 @@ var Reasons = map[Reason]Entry{
 	ReasonCurrencyMismatch:   {Invalid, "The shop does not sell in this currency."},
 	ReasonPaymentNotFound:    {NotFound, "There is no such payment."},
 	ReasonPaymentMismatch:    {Precondition, "The provider's payment is not the order's."},
-	ReasonSignatureInvalid:   {Unauthenticated, "The signature is not valid."},
 	ReasonRecipientMalformed: {Invalid, "The e-mail address cannot be written to."},
 }
 
