@@ -20,7 +20,7 @@ help: ## List the targets
 ##
 
 .PHONY: run
-run: setup dev-binary ## Start the whole shop on this machine, until Ctrl-C
+run: postgres dev-binary ## Start the whole shop on this machine, until Ctrl-C
 	@exec $(DEV) run
 
 .PHONY: token
@@ -102,9 +102,13 @@ check-modules:
 check-workflows: tools
 	$(BIN)/workflowcheck ./workflows/...
 
+.PHONY: postgres
+postgres:
+	@dev/setup.sh
+
 .PHONY: setup
 setup: ## Install what the tests run on, where it is missing: PostgreSQL, Redis
-	@dev/setup.sh
+	@dev/setup.sh --redis
 
 .PHONY: test
 test: tools setup dev-binary ## Run all tests of both modules with the race detector

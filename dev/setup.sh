@@ -1,9 +1,10 @@
 #!/bin/sh
-# Makes sure that the machine has what the embedded stack cannot bring along:
-# the programs of PostgreSQL 15 or newer, and Redis where that is easy (without
-# it an in-process stand-in is used). As root on Debian or Ubuntu it installs
-# them; elsewhere it says in one line what to install. It is quiet when nothing
-# is missing, may run again at any time, and starts no system service.
+# Makes sure that the machine has what the embedded stack cannot bring along: the
+# programs of PostgreSQL 15 or newer. As root on Debian or Ubuntu it installs them;
+# elsewhere it says in one line what to install. With --redis it does the same for
+# Redis, which the stack and the tests use where it is installed and do without
+# elsewhere (an in-process server stands in). It is quiet when nothing is missing,
+# may run again at any time, and starts no system service.
 set -eu
 
 oldest=15
@@ -41,10 +42,11 @@ missing() {
 	exit 1
 }
 
-# install_debian installs packages without their services: the stack runs a
-# cluster of its own.
-install_debian() {
+# install installs a package of Debian's without its service: the stack runs its
+# own. It prints why it could not.
+install() {
 	export DEBIAN_FRONTEND=noninteractive
+	echo "Installing $1 from the system's packages ..." >&2
 	policy=/usr/sbin/policy-rc.d
 	if [ ! -e $policy ]; then
 		trap 'rm -f $policy' EXIT
@@ -54,17 +56,22 @@ install_debian() {
 	mkdir -p /etc/postgresql-common/createcluster.d
 	echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/bookworm.conf
 	log=$(mktemp)
-	if ! { apt-get update && apt-get install -y --no-install-recommends postgresql; } >"$log" 2>&1; then
-		cat "$log" >&2
-		rm -f "$log"
-		missing "apt-get install postgresql failed, see above"
-	fi
-	if ! have_redis; then
-		apt-get install -y --no-install-recommends redis-server >"$log" 2>&1 ||
-			echo "Redis could not be installed; the stack uses its in-process one." >&2
-	fi
+	installed=0
+	{ apt-get update && apt-get install -y --no-install-recommends "$1"; } >"$log" 2>&1 || installed=$?
+	[ $installed -eq 0 ] || cat "$log" >&2
 	rm -f "$log"
+	return $installed
 }
+
+may_install() {
+	command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]
+}
+
+if [ "${1:-}" = --redis ] && ! have_redis; then
+	if ! may_install || ! install redis-server; then
+		echo "Redis is missing, an in-process server stands in. To have the real one, install redis-server." >&2
+	fi
+fi
 
 have_postgres && exit 0
 
@@ -76,10 +83,9 @@ esac
 if ! command -v apt-get >/dev/null; then
 	missing "install your system's PostgreSQL server package (Fedora: dnf install postgresql-server; Alpine: apk add postgresql)"
 fi
-if [ "$(id -u)" -ne 0 ]; then
+if ! may_install; then
 	missing "run: sudo apt-get install postgresql redis-server"
 fi
-echo "Installing PostgreSQL (and Redis) from the system's packages ..." >&2
-install_debian
+install postgresql || missing "apt-get install postgresql failed, see above"
 have_postgres ||
 	missing "this system's package is too old, install one from the PostgreSQL project's own repository"

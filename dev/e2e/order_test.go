@@ -682,6 +682,7 @@ func TestA3_HistoriesAndLogsHoldNoPersonalData(t *testing.T) {
 	request := shopper.Request("pm_card_mastercard")
 	request.ShippingAddress.Line1 = "77 Unmistakable Street"
 	request.ShippingAddress.Recipient = "Xaviera Unmistakable"
+	request.ShippingAddress.PostalCode = "WC2N 5DU"
 	// The provider's errors hold secrets too.
 	key := uuid.NewString()
 	if err := theShop.Payments.Inject(psp.Fault{Operation: "capture", Kind: psp.Error500, OrderID: orderID(v.subject, key)}); err != nil {
@@ -693,7 +694,7 @@ func TestA3_HistoriesAndLogsHoldNoPersonalData(t *testing.T) {
 	}
 	v.becomes(order, orderingv1.Order_CONFIRMED)
 	v.mails(order.GetId(), 1)
-	secrets := []string{v.email, "_secret_", "Unmistakable", "pm_card_mastercard", v.Token[len(v.Token)-40:], request.GetShippingAddress().GetLine1()}
+	secrets := []string{v.email, "_secret_", "Unmistakable", "pm_card_mastercard", v.Token[len(v.Token)-40:], request.GetShippingAddress().GetLine1(), "WC2N 5DU"}
 	for _, id := range workflowIDs(order.GetId()) {
 		events := 0
 		history := orders.GetWorkflowHistory(v.ctx, id, "", false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"bookworm/internal/loopback"
 	"bookworm/internal/personal"
 )
 
@@ -103,16 +103,12 @@ func (f *Folder) Port(ctx context.Context, part string, preferred int) (int, err
 		if slices.Contains(others, port) {
 			continue
 		}
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		free, err := loopback.Port(ctx, port)
 		if err != nil {
 			continue
 		}
-		addr, ok := listener.Addr().(*net.TCPAddr)
-		if err := listener.Close(); err != nil || !ok {
-			return 0, fmt.Errorf("port for %s: %w", part, err)
-		}
-		f.ports[part] = addr.Port
-		return addr.Port, f.write("ports.json", f.ports)
+		f.ports[part] = free
+		return free, f.write("ports.json", f.ports)
 	}
 	return 0, fmt.Errorf("no free port for %s", part)
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"testing"
+
+	"bookworm/internal/loopback"
 )
 
 func open(t *testing.T, path string) *Folder {
@@ -40,7 +42,7 @@ func TestOneStackForEachFolder(t *testing.T) {
 func TestPortsStayAndAvoidTakenOnes(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	taken, err := loopback.Listen(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +21,8 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/text/language"
+
+	"bookworm/internal/loopback"
 )
 
 const (
@@ -89,8 +90,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if s.store, err = openStore(opts); err != nil {
 		return nil, fmt.Errorf("open identity store: %w", err)
 	}
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(opts.Port)))
+	listener, err := loopback.Listen(ctx, opts.Port)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for sign-ins: %w", err), s.store.close())
 	}

@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
 	"golang.org/x/sync/errgroup"
+
+	"bookworm/internal/loopback"
 )
 
 const (
@@ -62,11 +62,11 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open messages: %w", err)
 	}
-	web, err := listen(ctx, opts.Port)
+	web, err := loopback.Listen(ctx, opts.Port)
 	if err != nil {
 		return nil, fmt.Errorf("listen for readers: %w", err)
 	}
-	mail, err := listen(ctx, opts.SMTPPort)
+	mail, err := loopback.Listen(ctx, opts.SMTPPort)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for mail: %w", err), web.Close())
 	}
@@ -94,11 +94,6 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	s.group.Go(func() error { return s.http.Serve(web) })
 	s.group.Go(func() error { return s.smtp.Serve(mail) })
 	return s, nil
-}
-
-func listen(ctx context.Context, port int) (net.Listener, error) {
-	var lc net.ListenConfig
-	return lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 // URL is the address of the web inbox, without a trailing slash.

@@ -10,13 +10,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/stripe/stripe-go/v85"
 	"golang.org/x/sync/errgroup"
+
+	"bookworm/internal/loopback"
 )
 
 // maxBody is the largest request body that is read, in bytes.
@@ -78,8 +79,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("open payment journal: %w", err)
 	}
 	s.journal = journal
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(opts.Port)))
+	listener, err := loopback.Listen(ctx, opts.Port)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for payments: %w", err), journal.close())
 	}

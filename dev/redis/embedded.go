@@ -14,6 +14,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"bookworm/internal/loopback"
 )
 
 // embedded is the in-process server with the file that holds its data.
@@ -45,7 +47,7 @@ func startEmbedded(ctx context.Context, o Options) (*Server, error) {
 	if err := e.load(); err != nil {
 		return nil, fmt.Errorf("load %s: %w", e.file, err)
 	}
-	if err := e.server.StartAddr(hostPort(o.Port)); err != nil {
+	if err := e.server.StartAddr(loopback.HostPort(o.Port)); err != nil {
 		return nil, err
 	}
 	e.client = newClient(e.server.Addr())

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"bookworm/internal/loopback"
 )
 
 // stopTimeout is how long a server may take to write its data and end.
@@ -28,18 +30,18 @@ func startReal(ctx context.Context, o Options, program, version string) (*Server
 	if err := stopOrphan(ctx, addressFile, o.DataDir); err != nil {
 		return nil, err
 	}
-	port, err := freePort(ctx, o.Port)
+	port, err := loopback.Port(ctx, o.Port)
 	if err != nil {
 		return nil, err
 	}
-	address := hostPort(port)
+	address := loopback.HostPort(port)
 	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
 		return nil, err
 	}
 
 	// The server outlives the context of its start.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), program, //nolint:gosec // found in PATH
-		"--bind", "127.0.0.1",
+		"--bind", loopback.Host,
 		"--port", strconv.Itoa(port),
 		"--dir", o.DataDir,
 		"--appendonly", "yes",
@@ -183,16 +185,4 @@ func newClient(address string) *redis.Client {
 	return redis.NewClient(&redis.Options{
 		Addr: address, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second, DisableIdentity: true,
 	})
-}
-
-func freePort(ctx context.Context, port int) (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", hostPort(port))
-	if err != nil {
-		return 0, err
-	}
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("listener has the address %v", l.Addr())
-	}
-	return addr.Port, l.Close()
 }

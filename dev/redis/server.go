@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,8 +143,4 @@ func lock(path string) (unlock func(), err error) {
 		return nil, err
 	}
 	return func() { _ = file.Close() }, nil
-}
-
-func hostPort(port int) string {
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"bookworm/internal/loopback"
 )
 
 // childEnv makes the test binary run a server in the folder it names until its
@@ -232,7 +234,7 @@ func TestKeysExpire(t *testing.T) {
 func TestTakenPort(t *testing.T) {
 	t.Parallel()
 	forEachKind(t, func(t *testing.T, program, version string) {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		l, err := loopback.Listen(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}

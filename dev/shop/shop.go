@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"bookworm/dev/identity"
 	"bookworm/dev/inbox"
 	"bookworm/dev/psp"
+	"bookworm/internal/loopback"
 	"bookworm/internal/telemetry"
 )
 
@@ -78,7 +78,7 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 			return err
 		}
 	}
-	address := func(part string) string { return "http://127.0.0.1:" + strconv.Itoa(ports[part]) }
+	address := func(part string) string { return "http://" + loopback.HostPort(ports[part]) }
 	if err := s.standIns(ctx, f, ports, address("gateway"), o.Logger); err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (s *Shop) standIns(ctx context.Context, f *folder.Folder, ports map[string]
 }
 
 func (s *Shop) run(ctx context.Context, name string, port int, run func(context.Context, net.Listener) error) error {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	listener, err := loopback.Listen(ctx, port)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

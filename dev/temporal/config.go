@@ -8,6 +8,8 @@ import (
 	"go.temporal.io/server/common/dynamicconfig"
 	"go.temporal.io/server/common/metrics"
 	"go.temporal.io/server/common/persistence/sql/sqlplugin/sqlite"
+
+	"bookworm/internal/loopback"
 )
 
 const (
@@ -37,16 +39,16 @@ func sqlStore(file string) *config.SQL {
 // one history shard, everything on loopback.
 func serverConfig(p ports, store *config.SQL) *config.Config {
 	service := func(port int) config.Service {
-		return config.Service{RPC: config.RPC{GRPCPort: port, BindOnIP: loopback}}
+		return config.Service{RPC: config.RPC{GRPCPort: port, BindOnIP: loopback.Host}}
 	}
 	frontend := service(p.frontend)
 	frontend.RPC.HTTPPort = p.http
 
 	return &config.Config{
 		Global: config.Global{
-			Membership: config.Membership{MaxJoinDuration: 10 * time.Second, BroadcastAddress: loopback},
+			Membership: config.Membership{MaxJoinDuration: 10 * time.Second, BroadcastAddress: loopback.Host},
 			Metrics: &metrics.Config{Prometheus: &metrics.PrometheusConfig{
-				ListenAddress: hostPort(p.metrics),
+				ListenAddress: loopback.HostPort(p.metrics),
 				HandlerPath:   "/metrics",
 			}},
 		},
@@ -64,8 +66,8 @@ func serverConfig(p ports, store *config.SQL) *config.Config {
 				clusterName: {
 					Enabled:                true,
 					InitialFailoverVersion: 1,
-					RPCAddress:             hostPort(p.frontend),
-					HTTPAddress:            hostPort(p.http), // Nexus completions go here
+					RPCAddress:             loopback.HostPort(p.frontend),
+					HTTPAddress:            loopback.HostPort(p.http), // Nexus completions go here
 				},
 			},
 		},
@@ -84,7 +86,7 @@ func serverConfig(p ports, store *config.SQL) *config.Config {
 			History:    config.HistoryArchivalNamespaceDefaults{State: config.ArchivalDisabled},
 			Visibility: config.VisibilityArchivalNamespaceDefaults{State: config.ArchivalDisabled},
 		}},
-		PublicClient: config.PublicClient{HostPort: hostPort(p.frontend), HTTPHostPort: hostPort(p.http)},
+		PublicClient: config.PublicClient{HostPort: loopback.HostPort(p.frontend), HTTPHostPort: loopback.HostPort(p.http)},
 	}
 }
 

@@ -12,11 +12,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -35,10 +33,11 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"bookworm/internal/loopback"
 )
 
 const (
-	loopback    = "127.0.0.1"
 	clusterName = "bookworm"
 	// retention is how long a closed workflow and its history can be looked at.
 	retention = 72 * time.Hour
@@ -112,9 +111,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 	s := &Server{
 		log:     newServerLog(o.Logger),
-		address: hostPort(ports.frontend),
-		uiURL:   "http://" + hostPort(ports.ui),
-		metrics: "http://" + hostPort(ports.metrics) + "/metrics",
+		address: loopback.HostPort(ports.frontend),
+		uiURL:   "http://" + loopback.HostPort(ports.ui),
+		metrics: "http://" + loopback.HostPort(ports.metrics) + "/metrics",
 	}
 	if err := s.startServer(serverConfig(ports, store)); err != nil {
 		return nil, fmt.Errorf("start temporal: %w", err)
@@ -165,7 +164,7 @@ func (s *Server) startServer(conf *config.Config) (err error) {
 	}()
 	hosts := make(map[primitives.ServiceName]static.Hosts)
 	for name, service := range conf.Services {
-		hosts[primitives.ServiceName(name)] = static.SingleLocalHost(hostPort(service.RPC.GRPCPort))
+		hosts[primitives.ServiceName(name)] = static.SingleLocalHost(loopback.HostPort(service.RPC.GRPCPort))
 	}
 	s.server, err = temporal.NewServer(
 		temporal.WithConfig(conf),
@@ -183,7 +182,7 @@ func (s *Server) startServer(conf *config.Config) (err error) {
 func (s *Server) startUI(o Options, p ports) {
 	s.ui = uiserver.NewServer(uioptions.WithConfigProvider(&uiconfig.Config{
 		TemporalGRPCAddress: s.address,
-		Host:                loopback,
+		Host:                loopback.Host,
 		Port:                p.ui,
 		EnableUI:            true,
 		DefaultNamespace:    o.Namespace,
@@ -348,28 +347,14 @@ type ports struct {
 	frontend, http, history, matching, worker, ui, metrics int
 }
 
-// choosePorts checks that the ports asked for are free and replaces zeros. The
-// listeners are held until all are chosen, so that no port comes twice; between
-// here and the server's own listening another process may still take one, which
-// then is an error of Start.
+// choosePorts checks that the ports asked for are free and replaces zeros.
 func choosePorts(ctx context.Context, o Options) (ports, error) {
 	p := ports{frontend: o.FrontendPort, http: o.HTTPPort, ui: o.UIPort, metrics: o.MetricsPort}
-	var listen net.ListenConfig
 	for _, port := range []*int{&p.frontend, &p.http, &p.ui, &p.metrics, &p.history, &p.matching, &p.worker} {
-		l, err := listen.Listen(ctx, "tcp", hostPort(*port))
-		if err != nil {
+		var err error
+		if *port, err = loopback.Port(ctx, *port); err != nil {
 			return ports{}, err
 		}
-		defer func() { _ = l.Close() }()
-		addr, ok := l.Addr().(*net.TCPAddr)
-		if !ok {
-			return ports{}, fmt.Errorf("listener has the address %v", l.Addr())
-		}
-		*port = addr.Port
 	}
 	return p, nil
-}
-
-func hostPort(port int) string {
-	return net.JoinHostPort(loopback, strconv.Itoa(port))
 }

@@ -23,6 +23,8 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+
+	"bookworm/internal/loopback"
 )
 
 var testAttributes = map[string]enums.IndexedValueType{"TestStatus": enums.INDEXED_VALUE_TYPE_KEYWORD}
@@ -214,7 +216,7 @@ func TestServer(t *testing.T) { //nolint:tparallel // the steps share one server
 		}
 	})
 	t.Run("a taken port is an error", func(t *testing.T) { //nolint:paralleltest // in turn
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", hostPort(0))
+		l, err := loopback.Listen(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package basket_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -21,6 +20,7 @@ import (
 
 	"bookworm/internal/basket"
 	"bookworm/internal/fault"
+	"bookworm/internal/loopback"
 )
 
 // realRedis is the address of a real Redis, or "".
@@ -48,20 +48,13 @@ func startRedis() (address string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	port, err := loopback.Port(context.Background(), 0)
 	if err != nil {
 		return "", nil, err
 	}
-	address = listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return "", nil, err
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return "", nil, err
-	}
+	address = loopback.HostPort(port)
 	server := exec.CommandContext(context.Background(), binary, //nolint:gosec // the port is our own
-		"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", os.TempDir())
+		"--bind", loopback.Host, "--port", strconv.Itoa(port), "--save", "", "--appendonly", "no", "--dir", os.TempDir())
 	server.SysProcAttr = dieWithUs()
 	if err := server.Start(); err != nil {
 		return "", nil, err

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"runtime"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"bookworm/internal/loopback"
 )
 
 const (
@@ -114,7 +115,7 @@ var errPortTaken = errors.New("port is taken")
 
 // run starts the server process and waits until it answers.
 func (h *home) run(ctx context.Context, o Options, password string) (*Cluster, error) {
-	port, err := freePort(ctx, o.Port)
+	port, err := loopback.Port(ctx, o.Port)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +237,7 @@ func ping(ctx context.Context, url string) error {
 // stack shares a laptop with its developer.
 func settings(data string, port int, fast bool) []string {
 	values := []string{
-		"listen_addresses=127.0.0.1",
+		"listen_addresses=" + loopback.Host,
 		"port=" + strconv.Itoa(port),
 		"unix_socket_directories=", // TCP only: socket paths have a short limit
 		"max_connections=200",
@@ -270,21 +271,9 @@ func databaseURL(password string, port int) string {
 	u := url.URL{
 		Scheme:   "postgres",
 		User:     url.UserPassword(superuser, password),
-		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		Host:     loopback.HostPort(port),
 		Path:     "postgres", // the database that is always there
 		RawQuery: "sslmode=disable",
 	}
 	return u.String()
-}
-
-func freePort(ctx context.Context, port int) (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	if err != nil {
-		return 0, err
-	}
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, fmt.Errorf("listener has the address %v", l.Addr())
-	}
-	return addr.Port, l.Close()
 }

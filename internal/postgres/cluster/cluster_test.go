@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"bookworm/internal/loopback"
 )
 
 // childEnv makes the test binary run a cluster in the folder it names until its
@@ -327,7 +329,7 @@ func TestSweepMoved(t *testing.T) {
 
 func TestTakenPort(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	l, err := loopback.Listen(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
