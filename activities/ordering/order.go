@@ -117,7 +117,7 @@ func (a *Activities) CreateOrder(ctx context.Context, n NewOrder) (Snapshot, err
 		return Snapshot{}, process.Refusal(fault.New(fault.ReasonPriceChanged, "the order now costs %s, not %s", totals.Total, want).
 			With("total_minor", fmt.Sprint(totals.Total.Minor)).With("currency_code", totals.Total.Currency))
 	}
-	stored, _, err := a.Orders.Create(ctx, ordering.Order{
+	stored, err := a.Orders.Create(ctx, ordering.Order{
 		ID: n.OrderID, Subject: n.Subject, Lines: lines, Totals: totals, Country: n.Country, Details: n.Details,
 		Fingerprint: n.Fingerprint, BasketVersion: n.BasketVersion, CreatedAt: n.PlacedAt,
 	})

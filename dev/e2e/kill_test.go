@@ -3,9 +3,11 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,6 +110,37 @@ func signIn(t *testing.T, ctx context.Context, a folder.Addresses) *shopper.Shop
 		t.Fatal(err)
 	}
 	return &shopper.Shopper{Gateway: a["BOOKWORM_GATEWAY_URL"], Token: token}
+}
+
+// TestPrintedAddressesAnswer opens every page of the table that a start prints.
+func TestPrintedAddressesAnswer(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stack, _, err := launch(ctx, "run", filepath.Join(t.TempDir(), "stack"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(stack.cmd.Process.Signal(syscall.SIGTERM), stack.wait()); err != nil {
+			t.Error(err)
+		}
+	})
+	table, err := shopper.Await(ctx, func(context.Context) (string, error) { return stack.stdout.String(), nil },
+		func(table string) bool { return strings.Contains(table, "make demo") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := regexp.MustCompile(`http://\S+`).FindAllString(table, -1)
+	if len(pages) != 6 {
+		t.Errorf("the table has %d pages: %s", len(pages), table)
+	}
+	for _, page := range pages {
+		visitor := &shopper.Shopper{Gateway: page}
+		if status, _, body, err := visitor.Raw(ctx, http.MethodGet, "", http.NoBody); err != nil || status != http.StatusOK || len(body) == 0 {
+			t.Errorf("%s answers %d, %v", page, status, err)
+		}
+	}
 }
 
 func TestSecondStackOnTheSameFolderIsRefused(t *testing.T) {

@@ -98,7 +98,7 @@ func run(m *testing.M) (code int, err error) {
 	if theShop, err = shop.Start(ctx, f, addresses, shop.Options{Logger: logger, Telemetry: tel}); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, theShop.Stop(), f.Close()) }()
+	defer func() { err = errors.Join(err, theShop.Stop(), f.Close(), tel.Shutdown(context.Background())) }()
 	orders, err = client.DialContext(ctx, client.Options{
 		HostPort: addresses["BOOKWORM_TEMPORAL_ADDRESS"], Namespace: addresses["BOOKWORM_TEMPORAL_NAMESPACE"], Logger: slog.New(slog.DiscardHandler),
 	})
@@ -135,16 +135,16 @@ func start(ctx context.Context, command, dir string, environ ...string) (stop fu
 
 // process is a running bookworm-dev.
 type process struct {
-	cmd    *exec.Cmd
-	stderr *logBuffer
-	wait   func() error
+	cmd            *exec.Cmd
+	stdout, stderr *logBuffer
+	wait           func() error
 }
 
 func launch(ctx context.Context, command, dir string, environ ...string) (*process, folder.Addresses, error) {
 	// Not CommandContext: the process outlives the context of its start.
-	p := &process{cmd: exec.Command(program, command), stderr: &logBuffer{}} //nolint:gosec,noctx // our own binary
+	p := &process{cmd: exec.Command(program, command), stdout: &logBuffer{}, stderr: &logBuffer{}} //nolint:gosec,noctx // our own binary
 	p.cmd.Env = slices.Concat(os.Environ(), []string{"BOOKWORM_DATA=" + dir}, environ)
-	p.cmd.Stderr = p.stderr
+	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return nil, nil, fmt.Errorf("start %s: %w", command, err)

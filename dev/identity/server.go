@@ -168,9 +168,11 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET "+signedOutPath, func(w http.ResponseWriter, _ *http.Request) {
 		s.render(w, http.StatusOK, "signed-out.html", page{})
 	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		s.render(w, http.StatusOK, "home.html", page{Issuer: s.issuer, People: people})
-	})
+	for _, home := range []string{"GET /{$}", "GET " + realmPath, "GET " + realmPath + "/{$}"} {
+		mux.HandleFunc(home, func(w http.ResponseWriter, _ *http.Request) {
+			s.render(w, http.StatusOK, "home.html", page{Issuer: s.issuer, People: people})
+		})
+	}
 	return mux
 }
 

@@ -37,7 +37,7 @@ type Shop struct {
 	Identity  *identity.Server
 
 	parts []part
-	tel   *telemetry.Telemetry
+	tel   *telemetry.Telemetry // its own; nil when it was handed one
 }
 
 // part is one process of the shop, here a goroutine.
@@ -54,7 +54,7 @@ type Options struct {
 	Config func(map[string]string)
 	// Environ is where settings beyond the stack's own come from, "NAME=value".
 	Environ []string
-	// Telemetry; nil sets one up from the settings.
+	// Telemetry stays the caller's; nil sets one up from the settings.
 	Telemetry *telemetry.Telemetry
 }
 
@@ -115,15 +115,17 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 	if err != nil {
 		return fmt.Errorf("configure the shop: %w", err)
 	}
-	if s.tel = o.Telemetry; s.tel == nil {
-		s.tel, err = telemetry.Setup(ctx, telemetry.Config{
+	tel := o.Telemetry
+	if tel == nil {
+		tel, err = telemetry.Setup(ctx, telemetry.Config{
 			Service: "bookworm", Version: "dev", OTLPEndpoint: config.OTLPEndpoint, LogLevel: config.LogLevel, LogFormat: config.LogFormat,
 		})
 		if err != nil {
 			return fmt.Errorf("telemetry: %w", err)
 		}
+		s.tel = tel
 	}
-	if err := app.Migrate(ctx, config, s.tel, true); err != nil {
+	if err := app.Migrate(ctx, config, tel, true); err != nil {
 		return err
 	}
 	// In the order in which they depend on each other; stopped the other way round.
@@ -131,14 +133,14 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 		name string
 		run  func(context.Context, net.Listener) error
 	}{
-		{"metrics", func(ctx context.Context, l net.Listener) error { return app.Metrics(ctx, s.tel, l) }},
+		{"metrics", func(ctx context.Context, l net.Listener) error { return app.Metrics(ctx, tel, l) }},
 		{"api", func(ctx context.Context, l net.Listener) error {
-			return app.API(ctx, config, s.tel, []string{"catalog", "basket", "ordering", "finance", "notification"}, l)
+			return app.API(ctx, config, tel, []string{"catalog", "basket", "ordering", "finance", "notification"}, l)
 		}},
 		{"worker", func(ctx context.Context, l net.Listener) error {
-			return app.Worker(ctx, config, s.tel, []string{"ordering", "finance", "notification"}, l)
+			return app.Worker(ctx, config, tel, []string{"ordering", "finance", "notification"}, l)
 		}},
-		{"gateway", func(ctx context.Context, l net.Listener) error { return app.Gateway(ctx, config, s.tel, nil, l) }},
+		{"gateway", func(ctx context.Context, l net.Listener) error { return app.Gateway(ctx, config, tel, nil, l) }},
 	} {
 		if err := s.run(ctx, p.name, ports[p.name], p.run); err != nil {
 			return err

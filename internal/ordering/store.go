@@ -28,9 +28,8 @@ type Store struct{ pool *pgxpool.Pool }
 func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
 
 // Create inserts an order in state Placed with the first event of its log. It is
-// idempotent by id: when the order is there already it is returned as it is, and
-// created is false.
-func (s *Store) Create(ctx context.Context, o Order) (stored Order, created bool, err error) {
+// idempotent by id: when the order is there already it is returned as it is.
+func (s *Store) Create(ctx context.Context, o Order) (Order, error) {
 	bookIDs, titles, isbns := make([]string, len(o.Lines)), make([]string, len(o.Lines)), make([]string, len(o.Lines))
 	quantities, units := make([]int32, len(o.Lines)), make([]int64, len(o.Lines))
 	for i, l := range o.Lines {
@@ -53,18 +52,17 @@ func (s *Store) Create(ctx context.Context, o Order) (stored Order, created bool
 		)
 		select count(*) from placed`
 	var inserted int
-	err = s.pool.QueryRow(ctx, insert, o.ID, o.Subject, o.Totals.Total.Currency, o.Totals.Subtotal.Minor,
+	err := s.pool.QueryRow(ctx, insert, o.ID, o.Subject, o.Totals.Total.Currency, o.Totals.Subtotal.Minor,
 		o.Totals.Shipping.Minor, o.Totals.Tax.Minor, o.Totals.Discount.Minor, o.Totals.Total.Minor, o.Country, []byte(o.Details),
 		o.Fingerprint, o.BasketVersion, o.CreatedAt, bookIDs, titles, isbns, quantities, units).Scan(&inserted)
 	if err != nil {
-		return Order{}, false, fmt.Errorf("insert order: %w", err)
+		return Order{}, fmt.Errorf("insert order: %w", err)
 	}
 	if inserted == 1 {
 		o.Status, o.Version, o.UpdatedAt = Placed, 1, o.CreatedAt
-		return o, true, nil
+		return o, nil
 	}
-	stored, err = s.Get(ctx, o.ID)
-	return stored, false, err
+	return s.Get(ctx, o.ID)
 }
 
 // Step moves an order to another state and appends the step to its log, in one
