@@ -59,6 +59,7 @@ func (s *Store) Create(ctx context.Context, o Order) (Order, error) {
 		return Order{}, fmt.Errorf("insert order: %w", err)
 	}
 	if inserted == 1 {
+		o.CreatedAt = o.CreatedAt.Truncate(time.Microsecond) // as the database keeps it, so that every later answer is the same
 		o.Status, o.Version, o.UpdatedAt = Placed, 1, o.CreatedAt
 		return o, nil
 	}
