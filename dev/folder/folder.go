@@ -104,6 +104,9 @@ func (f *Folder) Port(ctx context.Context, part string, preferred int) (int, err
 			continue
 		}
 		free, err := loopback.Port(ctx, port)
+		for err == nil && slices.Contains(others, free) { // only one that is kept for another part
+			free, err = loopback.Port(ctx, 0)
+		}
 		if err != nil {
 			continue
 		}

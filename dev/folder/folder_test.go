@@ -39,6 +39,25 @@ func TestOneStackForEachFolder(t *testing.T) {
 	}
 }
 
+// TestFreePortIsNotAnotherParts has a part for which a port is kept that would be
+// given out next.
+func TestFreePortIsNotAnotherParts(t *testing.T) { //nolint:paralleltest // nobody else may ask for a port in between
+	f := open(t, t.TempDir())
+	last, err := loopback.Port(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.ports["kept"] = last + 1
+	taken, err := loopback.Listen(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	if port, err := f.Port(t.Context(), "new", taken.Addr().(*net.TCPAddr).Port); err != nil || port == last+1 {
+		t.Errorf("got port %d, %v, which is kept for another part", port, err)
+	}
+}
+
 func TestPortsStayAndAvoidTakenOnes(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()

@@ -9,26 +9,70 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"bookworm/internal/loopback"
 )
 
-// childEnv makes the test binary print a free port and live until its standard
-// input ends.
+// childEnv makes the test binary a process that asks for the ports it names, 0 or
+// a number each, prints what it gets, and lives until its standard input ends.
 const childEnv = "BOOKWORM_TEST_LOOPBACK_CHILD"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) == "" {
+	wanted := os.Getenv(childEnv)
+	if wanted == "" {
 		os.Exit(m.Run())
 	}
-	port, err := loopback.Port(context.Background(), 0)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	for text := range strings.FieldsSeq(wanted) {
+		port, err := strconv.Atoi(text)
+		if err == nil {
+			port, err = loopback.Port(context.Background(), port)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Fprintln(os.Stdout, port)
 	}
-	fmt.Fprintln(os.Stdout, port)
 	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// child runs a process that asks for ports and does not listen on them, until the
+// test or end ends it. Tests with one are not parallel: a process that is being
+// started has this one's listeners for a moment, also those that are closed then.
+func child(t *testing.T, wanted ...int) (got []int, end func()) {
+	t.Helper()
+	process := exec.CommandContext(t.Context(), os.Args[0])
+	process.Env = append(os.Environ(), childEnv+"="+strings.Trim(fmt.Sprint(wanted), "[]"))
+	process.Stderr = t.Output()
+	if _, err := process.StdinPipe(); err != nil { // ends with this process
+		t.Fatal(err)
+	}
+	out, err := process.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		_ = process.Process.Kill() // has ended already when this fails
+		_ = process.Wait()         // reports the kill
+	})
+	t.Cleanup(end)
+	lines := bufio.NewScanner(out)
+	for range wanted {
+		if !lines.Scan() {
+			t.Fatal("the process got no port")
+		}
+		port, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, port)
+	}
+	return got, end
 }
 
 func TestPortIsFreeAndNotGivenTwice(t *testing.T) {
@@ -69,42 +113,30 @@ func TestPortIsOutOfReachOfTheSystem(t *testing.T) {
 	}
 }
 
-// TestProcessesHaveBlocksOfTheirOwn starts processes that ask for a port at once
-// and do not listen on it.
-func TestProcessesHaveBlocksOfTheirOwn(t *testing.T) {
-	t.Parallel()
+func TestProcessesHaveBlocksOfTheirOwn(t *testing.T) { //nolint:paralleltest // see child
 	blocks := make(map[int]bool)
 	for range 8 {
-		child := exec.CommandContext(t.Context(), os.Args[0])
-		child.Env = append(os.Environ(), childEnv+"=1")
-		child.Stderr = t.Output()
-		if _, err := child.StdinPipe(); err != nil { // ends with this process
-			t.Fatal(err)
-		}
-		out, err := child.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = child.Process.Kill()
-			_ = child.Wait() // reports the kill
-		})
-		line, err := bufio.NewReader(out).ReadString('\n')
-		if err != nil {
-			t.Fatal(err)
-		}
-		port, err := strconv.Atoi(strings.TrimSpace(line))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if block := port / 100; blocks[block] {
-			t.Errorf("two processes have port %d's block", port)
+		ports, _ := child(t, 0)
+		if block := ports[0] / 100; blocks[block] {
+			t.Errorf("two processes have port %d's block", ports[0])
 		} else {
 			blocks[block] = true
 		}
+	}
+}
+
+// TestRememberedPort asks for a port that an earlier process had, as a stack does
+// that starts again.
+func TestRememberedPort(t *testing.T) { //nolint:paralleltest // see child
+	earlier, end := child(t, 0)
+	// While that process lives, it may be about to listen there.
+	if port, err := loopback.Port(t.Context(), earlier[0]); err == nil {
+		t.Errorf("port %d passes for free in the block of another process", port)
+	}
+	end()
+	got, _ := child(t, earlier[0], 0, 0)
+	if got[0] != earlier[0] || got[1] == earlier[0] || got[2] == earlier[0] || got[1]/100 != earlier[0]/100 {
+		t.Errorf("a process that asked for %d and two free ones got %v", earlier[0], got)
 	}
 }
 

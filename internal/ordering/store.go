@@ -30,6 +30,7 @@ func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
 // Create inserts an order in state Placed with the first event of its log. It is
 // idempotent by id: when the order is there already it is returned as it is.
 func (s *Store) Create(ctx context.Context, o Order) (Order, error) {
+	o.CreatedAt = o.CreatedAt.Truncate(time.Microsecond) // as the database keeps it, so that every later answer is the same
 	bookIDs, titles, isbns := make([]string, len(o.Lines)), make([]string, len(o.Lines)), make([]string, len(o.Lines))
 	quantities, units := make([]int32, len(o.Lines)), make([]int64, len(o.Lines))
 	for i, l := range o.Lines {
@@ -59,7 +60,6 @@ func (s *Store) Create(ctx context.Context, o Order) (Order, error) {
 		return Order{}, fmt.Errorf("insert order: %w", err)
 	}
 	if inserted == 1 {
-		o.CreatedAt = o.CreatedAt.Truncate(time.Microsecond) // as the database keeps it, so that every later answer is the same
 		o.Status, o.Version, o.UpdatedAt = Placed, 1, o.CreatedAt
 		return o, nil
 	}

@@ -101,17 +101,8 @@ func start(ctx context.Context, o Options, h *home) (*Cluster, error) {
 		return nil, err
 	}
 
-	// A free port may be taken by someone else before the server listens.
-	const attempts = 3
-	for attempt := 1; ; attempt++ {
-		c, err := h.run(ctx, o, password)
-		if err == nil || o.Port != 0 || attempt == attempts || !errors.Is(err, errPortTaken) {
-			return c, err
-		}
-	}
+	return h.run(ctx, o, password)
 }
-
-var errPortTaken = errors.New("port is taken")
 
 // run starts the server process and waits until it answers.
 func (h *home) run(ctx context.Context, o Options, password string) (*Cluster, error) {
@@ -156,11 +147,7 @@ func (h *home) run(ctx context.Context, o Options, password string) (*Cluster, e
 	c.process = cmd.Process
 	if err := c.awaitReady(ctx); err != nil {
 		_ = c.halt() // the error below says what went wrong first
-		said := h.logSince(offset)
-		if strings.Contains(said, "could not bind") {
-			return nil, fmt.Errorf("%w: %s", errPortTaken, said)
-		}
-		return nil, fmt.Errorf("%w; its log says: %s", err, said)
+		return nil, fmt.Errorf("%w; its log says: %s", err, h.logSince(offset))
 	}
 	return c, nil
 }
