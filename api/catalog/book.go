@@ -4,27 +4,48 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
-	"strings"
 
 	"connectrpc.com/connect/v2"
 	"github.com/google/uuid"
+	"go.temporal.io/sdk/client"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"bookworm/internal/catalog"
 	"bookworm/internal/fault"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
+	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
+	"bookworm/internal/gen/bookworm/rating/v1/ratingv1connect"
 	"bookworm/internal/rpc"
 )
 
-// Register adds CatalogService and StockService to a server.
-func Register(server *connect.Server, store *catalog.Store) {
-	catalogv1connect.RegisterCatalogServiceHandler(server, &books{store})
-	catalogv1connect.RegisterStockServiceHandler(server, &stock{store})
+// Deps is what the catalogue's handlers need. The clients carry the service's own
+// credential.
+type Deps struct {
+	Books    *catalog.Store
+	Searcher *catalog.Searcher
+	Indexer  *catalog.Indexer // to say how the index is; the catalogue's worker keeps it
+	Temporal client.Client
+	// What shoppers bought and how they rated it, for recommendations.
+	Purchases orderingv1connect.PurchaseServiceClient
+	Reviewers ratingv1connect.ReviewerServiceClient
+	Logger    *slog.Logger
 }
 
-type books struct{ store *catalog.Store }
+// Register adds the catalogue's services to a server.
+func Register(server *connect.Server, d Deps) {
+	catalogv1connect.RegisterCatalogServiceHandler(server, &books{store: d.Books, deps: d})
+	catalogv1connect.RegisterCatalogAdminServiceHandler(server, &admin{d})
+	catalogv1connect.RegisterBookRatingServiceHandler(server, &ratings{d.Books})
+	catalogv1connect.RegisterStockServiceHandler(server, &stock{d.Books})
+}
+
+type books struct {
+	store *catalog.Store
+	deps  Deps
+}
 
 const pageSize = 20
 
@@ -43,16 +64,10 @@ func (h *books) ListBooks(ctx context.Context, req *catalogv1.ListBooksRequest) 
 		MaxPrice: req.GetMaxPriceMinor(),
 		InStock:  req.GetInStock(),
 	}
-	for _, field := range []struct{ name, value string }{{"category", filter.Category}, {"language", filter.Language}} {
-		if strings.ContainsRune(field.value, 0) { // PostgreSQL's text cannot hold it
-			return nil, invalid(field.name, "must not contain a NUL character")
-		}
+	if err := checkFilter(filter); err != nil {
+		return nil, err
 	}
-	size := int(req.GetPageSize())
-	if size == 0 {
-		size = pageSize
-	}
-	found, next, err := h.store.List(ctx, filter, sorts[req.GetSort()], size, req.GetPageToken())
+	found, next, err := h.store.List(ctx, filter, sorts[req.GetSort()], size(req.GetPageSize(), pageSize), req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +154,16 @@ func toProto(b catalog.Book) *catalogv1.Book {
 		Archived:          b.Archived,
 		Etag:              etag(b.Version),
 		UpdateTime:        timestamppb.New(b.UpdatedAt),
+		Rating:            ratingProto(b.Rating),
 	}
+}
+
+// ratingProto is absent for a book without reviews.
+func ratingProto(r catalog.Rating) *catalogv1.Rating {
+	if r.Count() == 0 {
+		return nil
+	}
+	return &catalogv1.Rating{ReviewCount: r.Count(), AverageStars: r.Average(), Score: r.Score}
 }
 
 func parseID(field, text string) (uuid.UUID, error) {

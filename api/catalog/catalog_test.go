@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -34,7 +35,11 @@ type shop struct {
 	catalogv1connect.CatalogServiceClient
 	stock  catalogv1connect.StockServiceClient // as a service of the shop
 	public catalogv1connect.StockServiceClient // as a customer
-	seeded []seed.Book
+
+	ratings catalogv1connect.BookRatingServiceClient // as a service of the shop
+	me      catalogv1connect.CatalogServiceClient    // as a customer
+	taste   *taste
+	seeded  []seed.Book
 }
 
 // roles is a verifier for which a token is a role.
@@ -67,7 +72,8 @@ func setup(t *testing.T) shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api.Register(server, store)
+	taste := &taste{}
+	api.Register(server, api.Deps{Books: store, Searcher: alone(t, store), Purchases: taste, Reviewers: taste, Logger: slog.New(slog.DiscardHandler)})
 	url := serve(t, rpc.Handler(server))
 	as := func(role string) *connect.Client {
 		return rpc.NewClient(rpc.ClientOptions{BaseURL: url, Tokens: oauth2.StaticTokenSource(&oauth2.Token{AccessToken: role})})
@@ -76,6 +82,9 @@ func setup(t *testing.T) shop {
 		CatalogServiceClient: catalogv1connect.NewCatalogServiceClient(rpc.NewClient(rpc.ClientOptions{BaseURL: url})),
 		stock:                catalogv1connect.NewStockServiceClient(as("ROLE_SERVICE")),
 		public:               catalogv1connect.NewStockServiceClient(as("ROLE_CUSTOMER")),
+		ratings:              catalogv1connect.NewBookRatingServiceClient(as("ROLE_SERVICE")),
+		me:                   catalogv1connect.NewCatalogServiceClient(as("ROLE_CUSTOMER")),
+		taste:                taste,
 		seeded:               books,
 	}
 }

@@ -1,7 +1,8 @@
 // Package gateway is the shop's one public door. On one port it takes Connect,
 // gRPC and gRPC-Web calls and hands them to the context that owns the service,
-// translates REST under /api/v1 into the same calls, and passes the payment
-// provider's webhooks on. It owns no data.
+// translates REST under /api/v1 into the same calls (streams into server-sent
+// events), and passes on the payment provider's webhooks and what other people's
+// agents say over MCP and A2A. It owns no data.
 //
 // Every call is checked here by the rule of its procedure before it goes any
 // further, and again by the service: nobody has to trust that a request came
@@ -22,6 +23,7 @@ import (
 
 	"connectrpc.com/connect/v2/connecthttp"
 	connectcors "connectrpc.com/cors"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/rs/cors"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/attribute"
@@ -48,29 +50,41 @@ type Options struct {
 	// CORSOrigins are the web pages that may call, for example
 	// https://shop.example; none when empty.
 	CORSOrigins []string
-	// Timeout bounds a REST call; 10 s when 0. Calls of the other protocols bring
-	// their own deadline or get the service's.
+	// Timeout bounds a REST call with one answer; 10 s when 0. Calls of the other
+	// protocols bring their own deadline or get the service's.
 	Timeout time.Duration
 }
 
-const (
-	defaultTimeout = 10 * time.Second
-	// unaryTimeout bounds a call that is handed on, whatever deadline it brings,
-	// and how long a client may take to send its body.
-	unaryTimeout = time.Minute
-)
+const defaultTimeout = 10 * time.Second
+
+// limits are the times nobody needs to set; tests shorten them.
+type limits struct {
+	// unary bounds a call with one answer that is handed on, whatever deadline it
+	// brings, and how long a client may take to send its body. Streams last as long
+	// as the service lets them.
+	unary time.Duration
+	// heartbeat is how often a silent stream of events shows that it is alive.
+	heartbeat time.Duration
+	// write is how long a client may take to accept one event before it is given up.
+	write time.Duration
+}
+
+var usual = limits{unary: time.Minute, heartbeat: 15 * time.Second, write: 30 * time.Second}
 
 // gateway holds what the handlers share; it does not change after New.
 type gateway struct {
 	logger   *slog.Logger
 	verifier rpc.Verifier
 	timeout  time.Duration
+	limits   limits
 
 	procedures map[string]procedure // by path
 	routes     map[string]route     // by the translator's name of the pattern
 	reflection http.Handler
-	rest       http.Handler
+	rest       *runtime.ServeMux
 	webhooks   http.Handler // nil without the finance context
+	agents     http.Handler // nil without the chat context
+	cors       *cors.Cors   // nil: no web page may call
 	rpcErrors  *connecthttp.ErrorWriter
 }
 
@@ -78,6 +92,10 @@ type gateway struct {
 // one that is away are UNAVAILABLE. Connections to backends last as long as the
 // process.
 func New(ctx context.Context, options Options) (http.Handler, error) {
+	return within(ctx, options, usual)
+}
+
+func within(ctx context.Context, options Options, limits limits) (http.Handler, error) {
 	if options.Verifier == nil {
 		return nil, errors.New("the gateway needs a verifier of access tokens")
 	}
@@ -88,7 +106,7 @@ func New(ctx context.Context, options Options) (http.Handler, error) {
 		options.Timeout = defaultTimeout
 	}
 	g := &gateway{
-		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout,
+		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout, limits: limits,
 		procedures: make(map[string]procedure), routes: make(map[string]route),
 		rpcErrors: connecthttp.NewErrorWriter(),
 	}
@@ -100,7 +118,7 @@ func New(ctx context.Context, options Options) (http.Handler, error) {
 
 // connect makes the ways to the backends.
 func (g *gateway) connect(ctx context.Context, backends map[string]string) error {
-	mux := g.translator()
+	g.rest = g.translator()
 	transport := rpc.Transport()
 	for name, address := range backends {
 		known, ok := contracts[name]
@@ -114,27 +132,29 @@ func (g *gateway) connect(ctx context.Context, backends map[string]string) error
 		if base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
 			return fmt.Errorf("the address %q of %s is not an http address", address, name)
 		}
+		connection, err := dial(base)
+		if err != nil {
+			return fmt.Errorf("make the connection to %s: %w", name, err)
+		}
 		proxy := g.proxy(base, transport)
 		for _, method := range known.methods() {
 			g.procedures[procedureOf(method)] = procedure{method: method, proxy: proxy}
-			if r, ok := routeOf(method); ok && known.rest != nil {
+			if r, ok := routeOf(method, connection); ok {
 				g.routes[r.key()] = r
 			}
 		}
-		if known.rest != nil {
-			connection, err := dial(base)
-			if err != nil {
-				return fmt.Errorf("make the connection to %s: %w", name, err)
-			}
-			if err := known.rest(ctx, mux, connection); err != nil {
+		for _, register := range known.rest {
+			if err := register(ctx, g.rest, connection); err != nil {
 				return fmt.Errorf("register the REST routes of %s: %w", name, err)
 			}
 		}
-		if name == "finance" {
-			g.webhooks = g.webhookProxy(base, transport)
+		switch name {
+		case "finance":
+			g.webhooks = g.plainProxy(base, transport)
+		case "chat":
+			g.agents = g.plainProxy(base, transport)
 		}
 	}
-	g.rest = mux
 	g.reflection = g.reflect()
 	return nil
 }
@@ -143,13 +163,15 @@ func (g *gateway) connect(ctx context.Context, backends map[string]string) error
 func (g *gateway) around(options Options) http.Handler {
 	var handler http.Handler = http.HandlerFunc(g.route)
 	if len(options.CORSOrigins) > 0 { // the library takes an empty list for everyone
-		handler = cors.New(cors.Options{
+		g.cors = cors.New(cors.Options{
 			AllowedOrigins: options.CORSOrigins,
 			AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
-			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent"),
+			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent",
+				"Last-Event-Id", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version"),
 			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", requestID),
 			MaxAge:         7200,
-		}).Handler(handler)
+		})
+		handler = g.cors.Handler(handler)
 	}
 	handler = g.observe(handler)
 	tracing := []otelhttp.Option{
@@ -183,6 +205,8 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 		g.serveREST(w, r)
 	case path == webhookPath && g.webhooks != nil:
 		g.serveWebhook(w, r)
+	case isAgentPath(path) && g.agents != nil:
+		g.serveAgent(w, r)
 	default:
 		g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
 	}
@@ -284,7 +308,14 @@ func (g *gateway) named(r *http.Request, route string) {
 // boundBody limits how long the client may take to send the body. A connection
 // that cannot be limited, as in tests without one, is not.
 func (g *gateway) boundBody(w http.ResponseWriter, r *http.Request) {
-	err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(unaryTimeout))
+	g.readUntil(w, r, time.Now().Add(g.limits.unary))
+}
+
+// readUntil sets the time until which the client may send; the zero time is no
+// limit. Over HTTP/1.1 the server reads on beside the handler, to notice that the
+// client goes away, and takes a limit that passes for that.
+func (g *gateway) readUntil(w http.ResponseWriter, r *http.Request, end time.Time) {
+	err := http.NewResponseController(w).SetReadDeadline(end)
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		g.logger.DebugContext(r.Context(), "body is not limited in time", "error", err)
 	}

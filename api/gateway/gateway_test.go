@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 
 	"bookworm/api/gateway"
 	"bookworm/internal/fault"
@@ -38,6 +39,7 @@ import (
 	"bookworm/internal/gen/bookworm/notification/v1/notificationv1connect"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
 	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
+	ratingv1 "bookworm/internal/gen/bookworm/rating/v1"
 	"bookworm/internal/gen/bookworm/rating/v1/ratingv1connect"
 	typev1 "bookworm/internal/gen/bookworm/type/v1"
 	"bookworm/internal/identity"
@@ -51,21 +53,30 @@ const aBook = "01890a5d-ac96-774b-bcce-b302099a8057"
 // shop is every context of the shop, with answers that a test can change.
 type shop struct {
 	catalogv1connect.UnimplementedCatalogServiceHandler
+	catalogv1connect.UnimplementedCatalogAdminServiceHandler
+	catalogv1connect.UnimplementedBookRatingServiceHandler
 	catalogv1connect.UnimplementedStockServiceHandler
 	basketv1connect.UnimplementedBasketServiceHandler
 	basketv1connect.UnimplementedBasketCheckoutServiceHandler
 	orderingv1connect.UnimplementedOrderServiceHandler
+	orderingv1connect.UnimplementedPurchaseServiceHandler
 	financev1connect.UnimplementedPaymentServiceHandler
 	notificationv1connect.UnimplementedPreferenceServiceHandler
 	ratingv1connect.UnimplementedRatingServiceHandler
+	ratingv1connect.UnimplementedModerationServiceHandler
+	ratingv1connect.UnimplementedReviewerServiceHandler
 	chatv1connect.UnimplementedChatServiceHandler
 
 	mu      sync.Mutex
 	getBook func(context.Context, *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error)
 
-	streamed chan struct{} // the chat's second message waits for it
-	webhook  http.HandlerFunc
+	turn    turn // nil: one delta
+	webhook http.HandlerFunc
+	agent   http.HandlerFunc // of MCP and A2A
 }
+
+// turn answers a message of the chat, or the rest of a turn.
+type turn func(ctx context.Context, request proto.Message, send func(*chatv1.TurnEvent) error) error
 
 func (s *shop) answerBook(answer func(context.Context, *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error)) {
 	s.mu.Lock()
@@ -114,16 +125,90 @@ func (s *shop) UpdatePreferences(_ context.Context, request *notificationv1.Upda
 	return &notificationv1.UpdatePreferencesResponse{Preferences: request.GetPreferences()}, nil
 }
 
+func (s *shop) answerTurn(answer turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turn = answer
+}
+
+const (
+	aConversation = "01890a5d-ac96-774b-bcce-b302099a8001"
+	aTurn         = "01890a5d-ac96-774b-bcce-b302099a8002"
+)
+
+func delta(sequence int64, text string) *chatv1.TurnEvent {
+	return &chatv1.TurnEvent{TurnId: aTurn, Sequence: sequence, Event: &chatv1.TurnEvent_Delta{Delta: text}}
+}
+
+func (s *shop) talk(ctx context.Context, request proto.Message, send func(*chatv1.TurnEvent) error) error {
+	s.mu.Lock()
+	answer := s.turn
+	s.mu.Unlock()
+	if answer != nil {
+		return answer(ctx, request, send)
+	}
+	return send(delta(1, "first"))
+}
+
 func (s *shop) SendMessage(ctx context.Context, request *chatv1.SendMessageRequest, stream chatv1connect.ChatServiceSendMessageServerStream) error {
-	if err := stream.Send(&chatv1.SendMessageResponse{Delta: "first of " + request.GetText()}); err != nil {
-		return err
+	return s.talk(ctx, request, func(event *chatv1.TurnEvent) error {
+		return stream.Send(&chatv1.SendMessageResponse{ConversationId: aConversation, Delta: event.GetDelta(), Event: event})
+	})
+}
+
+func (s *shop) ResumeTurn(ctx context.Context, request *chatv1.ResumeTurnRequest, stream chatv1connect.ChatServiceResumeTurnServerStream) error {
+	return s.talk(ctx, request, func(event *chatv1.TurnEvent) error {
+		return stream.Send(&chatv1.ResumeTurnResponse{ConversationId: aConversation, Event: event})
+	})
+}
+
+func (s *shop) UpdateBook(ctx context.Context, request *catalogv1.UpdateBookRequest) (*catalogv1.UpdateBookResponse, error) {
+	return &catalogv1.UpdateBookResponse{Book: &catalogv1.Book{
+		Id: request.GetId(), Title: request.GetBook().GetTitle(), PageCount: request.GetBook().GetPageCount(),
+		Subtitle: strings.Join(request.GetUpdateMask().GetPaths(), "+"), Publisher: rpc.Header(ctx, "If-Match"), Etag: "v8",
+	}}, nil
+}
+
+func (s *shop) CreateBook(ctx context.Context, request *catalogv1.CreateBookRequest) (*catalogv1.CreateBookResponse, error) {
+	key, err := rpc.IdempotencyKey(ctx)
+	if err != nil {
+		return nil, err
 	}
-	select {
-	case <-s.streamed:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return stream.Send(&chatv1.SendMessageResponse{Delta: "second"})
+	return &catalogv1.CreateBookResponse{Book: &catalogv1.Book{Id: key, Title: request.GetTitle(), Etag: "v1"}}, nil
+}
+
+func (s *shop) ArchiveBook(_ context.Context, request *catalogv1.ArchiveBookRequest) (*catalogv1.ArchiveBookResponse, error) {
+	return &catalogv1.ArchiveBookResponse{Book: &catalogv1.Book{Id: request.GetId(), Archived: true, Etag: "v9"}}, nil
+}
+
+func (s *shop) SearchBooks(_ context.Context, request *catalogv1.SearchBooksRequest) (*catalogv1.SearchBooksResponse, error) {
+	return &catalogv1.SearchBooksResponse{Hits: []*catalogv1.SearchHit{{Book: &catalogv1.Book{Title: request.GetQuery()}}}, Mode: catalogv1.SearchMode_SEARCH_MODE_LEXICAL}, nil
+}
+
+func (s *shop) ListReviews(_ context.Context, request *ratingv1.ListReviewsRequest) (*ratingv1.ListReviewsResponse, error) {
+	return &ratingv1.ListReviewsResponse{NextPageToken: fmt.Sprint(request.GetBookId(), request.GetSort(), request.GetStars())}, nil
+}
+
+func (s *shop) GetRatingSummary(context.Context, *ratingv1.GetRatingSummaryRequest) (*ratingv1.GetRatingSummaryResponse, error) {
+	return &ratingv1.GetRatingSummaryResponse{ReviewCount: 3, AverageStars: 4.5, Histogram: []int32{0, 0, 0, 1, 2}}, nil
+}
+
+func (s *shop) GetMyReview(ctx context.Context, request *ratingv1.GetMyReviewRequest) (*ratingv1.GetMyReviewResponse, error) {
+	return &ratingv1.GetMyReviewResponse{Review: &ratingv1.Review{BookId: request.GetBookId(), Title: identity.FromContext(ctx).Subject, Etag: "r1"}}, nil
+}
+
+func (s *shop) SubmitReview(ctx context.Context, request *ratingv1.SubmitReviewRequest) (*ratingv1.SubmitReviewResponse, error) {
+	return &ratingv1.SubmitReviewResponse{Review: &ratingv1.Review{
+		BookId: request.GetBookId(), Stars: request.GetStars(), Title: request.GetTitle(), Text: rpc.Header(ctx, "If-Match"), Etag: "r2",
+	}}, nil
+}
+
+func (s *shop) DecideReview(_ context.Context, request *ratingv1.DecideReviewRequest) (*ratingv1.DecideReviewResponse, error) {
+	return &ratingv1.DecideReviewResponse{Review: &ratingv1.Review{Id: request.GetReviewId(), Title: request.GetDecision().String(), Etag: "r3"}}, nil
+}
+
+func (s *shop) ExportConversation(_ context.Context, request *chatv1.ExportConversationRequest) (*chatv1.ExportConversationResponse, error) {
+	return &chatv1.ExportConversationResponse{FileName: request.GetConversationId()}, nil
 }
 
 // bundle is a gateway before the whole shop, over real HTTP.
@@ -164,8 +249,13 @@ func (h traced) Handle(ctx context.Context, record slog.Record) error {
 
 func setup(t *testing.T, change ...func(*gateway.Options)) *bundle {
 	t.Helper()
+	return setupWith(t, gateway.New, change...)
+}
+
+func setupWith(t *testing.T, open func(context.Context, gateway.Options) (http.Handler, error), change ...func(*gateway.Options)) *bundle {
+	t.Helper()
 	b := &bundle{
-		provider: identitytest.New(t), shop: &shop{streamed: make(chan struct{})}, log: &buffer{}, spans: tracetest.NewSpanRecorder(),
+		provider: identitytest.New(t), shop: &shop{}, log: &buffer{}, spans: tracetest.NewSpanRecorder(),
 	}
 	verifier, err := identity.NewVerifier(t.Context(), identity.VerifierConfig{Issuer: b.provider.Issuer, Audience: identitytest.Audience})
 	if err != nil {
@@ -177,17 +267,25 @@ func setup(t *testing.T, change ...func(*gateway.Options)) *bundle {
 		t.Fatal(err)
 	}
 	catalogv1connect.RegisterCatalogServiceHandler(server, b.shop)
+	catalogv1connect.RegisterCatalogAdminServiceHandler(server, b.shop)
+	catalogv1connect.RegisterBookRatingServiceHandler(server, b.shop)
 	catalogv1connect.RegisterStockServiceHandler(server, b.shop)
 	basketv1connect.RegisterBasketServiceHandler(server, b.shop)
 	basketv1connect.RegisterBasketCheckoutServiceHandler(server, b.shop)
 	orderingv1connect.RegisterOrderServiceHandler(server, b.shop)
+	orderingv1connect.RegisterPurchaseServiceHandler(server, b.shop)
 	financev1connect.RegisterPaymentServiceHandler(server, b.shop)
 	notificationv1connect.RegisterPreferenceServiceHandler(server, b.shop)
 	ratingv1connect.RegisterRatingServiceHandler(server, b.shop)
+	ratingv1connect.RegisterModerationServiceHandler(server, b.shop)
+	ratingv1connect.RegisterReviewerServiceHandler(server, b.shop)
 	chatv1connect.RegisterChatServiceHandler(server, b.shop)
 	mux := http.NewServeMux()
 	mux.Handle("/", rpc.Handler(server))
 	mux.HandleFunc("POST /webhooks/stripe", func(w http.ResponseWriter, r *http.Request) { b.shop.webhook(w, r) })
+	for _, path := range []string{"/mcp", "/a2a", "/.well-known/agent-card.json"} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { b.shop.agent(w, r) })
+	}
 	b.backend = serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.behind.Add(1)
 		mux.ServeHTTP(w, r)
@@ -202,7 +300,7 @@ func setup(t *testing.T, change ...func(*gateway.Options)) *bundle {
 	for _, c := range change {
 		c(&options)
 	}
-	door, err := gateway.New(t.Context(), options)
+	door, err := open(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -531,11 +629,17 @@ func TestMethodsNotAllowed(t *testing.T) {
 		"/webhooks/stripe":                     "POST",
 		"/api/v1/preferences":                  "GET, HEAD, PATCH",
 		"/api/v1/orders/" + aBook + "/payment": "GET, HEAD",
+
+		"/api/v1/books":                            "GET, HEAD, POST",
+		"/api/v1/books/" + aBook:                   "GET, HEAD, PATCH",
+		"/api/v1/books/" + aBook + ":archive":      "POST", // and those of a book with a strange id
+		"/api/v1/books/" + aBook + "/reviews/mine": "DELETE, GET, HEAD, PUT",
+		"/api/v1/chat/messages":                    "POST",
 	} {
 		got := b.send(t, http.MethodOptions, path, "")
 		p := problemOf(t, got)
 		allow := got.header.Get("Allow")
-		if got.status != http.StatusMethodNotAllowed || p["reason"] != "NOT_FOUND" || !strings.Contains(allow, want) && allow != "GET, HEAD, "+want {
+		if got.status != http.StatusMethodNotAllowed || p["reason"] != "NOT_FOUND" || !strings.Contains(allow, want) && allow != "GET, HEAD, "+want && allow != "GET, HEAD, PATCH, "+want {
 			t.Errorf("%s: got %d, Allow %q, want %q", path, got.status, allow, want)
 		}
 	}
@@ -579,6 +683,88 @@ func TestHeadersThroughREST(t *testing.T) {
 	got = b.send(t, http.MethodGet, "/api/v1/books?page_size=5&query=whale%26co&sort=PRICE_ASC", "")
 	if got.status != http.StatusOK || got.json(t)["next_page_token"] != "5whale&coPRICE_ASC" && got.json(t)["next_page_token"] != "5 whale&co PRICE_ASC" {
 		t.Errorf("list: got %d %s", got.status, got.body)
+	}
+}
+
+// A book with both names of its fields, an administrator and the version that is
+// meant.
+func TestCatalogAdministrationOverREST(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	admin := b.as("root", "admin")
+	const book = "/api/v1/books/" + aBook
+	for name, test := range map[string]struct{ body, mask string }{
+		"camel":      {`{"update_mask":"title,pageCount","book":{"title":"New","page_count":7}}`, "title+page_count"},
+		"by name":    {`{"update_mask":"title,page_count","book":{"title":"New","page_count":7}}`, "title+page_count"},
+		"camel name": {`{"book":{"title":"New","pageCount":7},"updateMask":"page_count"}`, "page_count"},
+	} {
+		got := b.send(t, http.MethodPatch, book, test.body, append(admin, "If-Match", `"v7"`)...)
+		if changed := got.json(t); got.status != 200 || changed["subtitle"] != test.mask || changed["title"] != "New" || changed["page_count"] != 7.0 ||
+			changed["publisher"] != "v7" || got.header.Get("ETag") != `"v8"` || got.header.Get("Cache-Control") != "private, no-store" {
+			t.Errorf("PATCH, %s: got %d %v %s", name, got.status, got.header, got.body)
+		}
+	}
+	for body, reason := range map[string]string{
+		`{"update_mask":"title","update_mask":"isbn13","book":{}}`: "MALFORMED_REQUEST",
+		`{"update_mask":7,"book":{}}`:                              "MALFORMED_REQUEST",
+		`{"update_mask":"a_b","book":{"title":"x"}} {}`:            "MALFORMED_REQUEST",
+		`{"update_mask":"pages","book":{"pages":1}}`:               "MALFORMED_REQUEST",
+		`{"book":{"title":"x"}}`:                                   "INVALID_ARGUMENT",
+		`{"update_mask":"title"}`:                                  "INVALID_ARGUMENT",
+		`["update_mask"]`:                                          "MALFORMED_REQUEST",
+		`{"update_mask"`:                                           "MALFORMED_REQUEST",
+	} {
+		if got := b.send(t, http.MethodPatch, book, body, admin...); got.status != 400 || problemOf(t, got)["reason"] != reason {
+			t.Errorf("PATCH %s: got %d %s", body, got.status, got.body)
+		}
+	}
+	const newBook = `{"isbn13":"9780142437247","title":"Moby-Dick","authors":["Herman Melville"],"language":"en","categories":["fiction"],"price":{"currency_code":"USD","amount_minor":"1299"}}`
+	if got := b.send(t, http.MethodPost, "/api/v1/books", newBook, append(admin, "Idempotency-Key", "k-9")...); got.status != 200 || got.json(t)["id"] != "k-9" || got.header.Get("ETag") != `"v1"` {
+		t.Errorf("POST: got %d %v %s", got.status, got.header, got.body)
+	}
+	if got := b.send(t, http.MethodPost, "/api/v1/books", newBook, admin...); got.status != 400 || problemOf(t, got)["reason"] != "IDEMPOTENCY_KEY_MISSING" {
+		t.Errorf("POST without a key: got %d %s", got.status, got.body)
+	}
+	if got := b.send(t, http.MethodPost, book+":archive", "{}", admin...); got.status != 200 || got.json(t)["archived"] != true || got.json(t)["id"] != aBook {
+		t.Errorf("archive: got %d %s", got.status, got.body)
+	}
+	got := b.send(t, http.MethodGet, "/api/v1/books:search?query=a+white+whale", "")
+	if hits := fmt.Sprint(got.json(t)["hits"]); got.status != 200 || !strings.Contains(hits, "title:a white whale") || got.json(t)["mode"] != "SEARCH_MODE_LEXICAL" || got.header.Get("Cache-Control") != "public, max-age=30" {
+		t.Errorf("search: got %d %v %s", got.status, got.header, got.body)
+	}
+}
+
+func TestReviewsOverREST(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	alice := b.as("alice", "customer")
+	const reviews = "/api/v1/books/" + aBook + "/reviews"
+	for path, want := range map[string]string{reviews + "?sort=NEWEST&stars=4": `"` + aBook + `NEWEST 4"`, "/api/v1/books/" + aBook + "/rating": "4.5"} {
+		got := b.send(t, http.MethodGet, path, "")
+		if got.status != 200 || !strings.Contains(strings.ReplaceAll(got.body, " NEWEST", "NEWEST"), want) || got.header.Get("Cache-Control") != "public, max-age=30" {
+			t.Errorf("GET %s: got %d %v %s", path, got.status, got.header, got.body)
+		}
+		if again := b.send(t, http.MethodGet, path, "", "If-None-Match", got.header.Get("ETag")); again.status != 304 || got.header.Get("ETag") == "" {
+			t.Errorf("GET %s again: got %d", path, again.status)
+		}
+	}
+	mine := b.send(t, http.MethodGet, reviews+"/mine", "", alice...)
+	if mine.status != 200 || mine.json(t)["title"] != "alice" || mine.header.Get("Cache-Control") != "private, no-store" || mine.header.Get("ETag") != `"r1"` {
+		t.Errorf("mine: got %d %v %s", mine.status, mine.header, mine.body)
+	}
+	put := b.send(t, http.MethodPut, reviews+"/mine", `{"stars":5,"title":"Whale of a time"}`, append(alice, "If-Match", `"r1"`)...)
+	if put.status != 200 || put.json(t)["stars"] != 5.0 || put.json(t)["text"] != "r1" || put.header.Get("ETag") != `"r2"` {
+		t.Errorf("PUT: got %d %v %s", put.status, put.header, put.body)
+	}
+	if got := b.send(t, http.MethodPut, reviews+"/mine", `{"stars":6,"title":"x"}`, alice...); got.status != 400 || problemOf(t, got)["reason"] != "INVALID_ARGUMENT" {
+		t.Errorf("six stars: got %d %s", got.status, got.body)
+	}
+	decided := b.send(t, http.MethodPost, "/api/v1/moderation/reviews/"+aBook+":decide", `{"decision":"REJECT","etag":"r2","reason":"spam"}`, b.as("root", "admin")...)
+	if decided.status != 200 || decided.json(t)["title"] != "REJECT" || decided.json(t)["id"] != aBook {
+		t.Errorf("decide: got %d %s", decided.status, decided.body)
+	}
+	if got := b.send(t, http.MethodGet, "/api/v1/chat/conversations/"+aConversation+":export", "", alice...); got.status != 200 || got.json(t)["file_name"] != aConversation {
+		t.Errorf("export: got %d %s", got.status, got.body)
 	}
 }
 
@@ -650,6 +836,18 @@ func TestBadInputOverConnect(t *testing.T) {
 func TestStreamsFlow(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	arrived := make(chan struct{})
+	b.shop.answerTurn(func(ctx context.Context, _ proto.Message, send func(*chatv1.TurnEvent) error) error {
+		if err := send(delta(1, "first")); err != nil {
+			return err
+		}
+		select {
+		case <-arrived:
+			return send(delta(2, "second"))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
 	for name, option := range map[string]connecthttp.Option{
 		"gRPC": connecthttp.WithGRPC(), "gRPC-Web": connecthttp.WithGRPCWeb(), "Connect": connecthttp.WithProtoJSON(),
 	} {
@@ -661,10 +859,10 @@ func TestStreamsFlow(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		first, err := stream.Receive() // the second is not sent before the first arrived
-		if err != nil || first.GetDelta() != "first of hello" {
+		if err != nil || first.GetDelta() != "first" {
 			t.Fatalf("%s: %v, %v", name, first, err)
 		}
-		b.shop.streamed <- struct{}{}
+		arrived <- struct{}{}
 		if second, err := stream.Receive(); err != nil || second.GetDelta() != "second" {
 			t.Errorf("%s: %v, %v", name, second, err)
 		}
@@ -845,7 +1043,7 @@ func TestA3_AccessLogTellsNothingPersonal(t *testing.T) {
 
 func TestCORS(t *testing.T) {
 	t.Parallel()
-	preflight := []string{"Origin", "https://shop.example", "Access-Control-Request-Method", "PUT", "Access-Control-Request-Headers", "authorization,content-type,idempotency-key"}
+	preflight := []string{"Origin", "https://shop.example", "Access-Control-Request-Method", "PUT", "Access-Control-Request-Headers", "authorization,content-type,idempotency-key,last-event-id,mcp-protocol-version"}
 	b := setup(t)
 	if got := b.send(t, http.MethodOptions, "/api/v1/basket", "", preflight...); got.header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("allowed by default: %v", got.header)

@@ -70,19 +70,29 @@ func (g *gateway) refuseWith(w http.ResponseWriter, r *http.Request, code int, f
 
 func (g *gateway) refuseAs(w http.ResponseWriter, r *http.Request, f *fault.Error, entry fault.Entry) {
 	switch entry.Kind {
-	case fault.Internal:
-		g.logger.ErrorContext(r.Context(), "request failed", "route", recordOf(r.Context()).route, "error", f)
-		f = fault.New(f.Reason, "")
 	case fault.Unavailable:
-		if !errors.Is(r.Context().Err(), context.Canceled) { // the client has not gone away
-			g.logger.WarnContext(r.Context(), "request not served", "route", recordOf(r.Context()).route, "error", f)
-		}
 		w.Header().Set("Retry-After", retryAfter)
 	case fault.Unauthenticated:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	default:
 	}
-	g.write(w, r, statuses[entry.Kind], f, entry.Title)
+	g.write(w, r, statuses[entry.Kind], g.public(r.Context(), f, entry), entry.Title)
+}
+
+// public logs a fault that is the shop's own and returns what the caller learns
+// of it.
+func (g *gateway) public(ctx context.Context, f *fault.Error, entry fault.Entry) *fault.Error {
+	switch entry.Kind {
+	case fault.Internal:
+		g.logger.ErrorContext(ctx, "request failed", "route", recordOf(ctx).route, "error", f)
+		return fault.New(f.Reason, "")
+	case fault.Unavailable:
+		if !errors.Is(ctx.Err(), context.Canceled) { // the client has not gone away
+			g.logger.WarnContext(ctx, "request not served", "route", recordOf(ctx).route, "error", f)
+		}
+	default:
+	}
+	return f
 }
 
 func (g *gateway) write(w http.ResponseWriter, r *http.Request, code int, f *fault.Error, title string) {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -11,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +25,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"bookworm/internal/fault"
 	"bookworm/internal/rpc"
@@ -34,7 +37,12 @@ const (
 	publicCache = "public, max-age=30"
 	// maxAnswer is the largest answer taken from a backend, in bytes.
 	maxAnswer = 16 << 20
+	// replayed is the header of an answer that was given before.
+	replayed = "Idempotent-Replayed"
 )
+
+// written is how messages are written as JSON.
+var written = protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}
 
 // dial makes the connection over which REST calls reach a backend. It connects
 // when first used and again within a second after a backend came back.
@@ -63,9 +71,7 @@ func dial(base *url.URL) (*grpc.ClientConn, error) {
 // translator makes the mux that turns REST into gRPC.
 func (g *gateway) translator() *runtime.ServeMux {
 	return runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, &marshaler{runtime.JSONPb{
-			MarshalOptions: protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true},
-		}}),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, &marshaler{runtime.JSONPb{MarshalOptions: written}}),
 		runtime.WithIncomingHeaderMatcher(func(name string) (string, bool) {
 			switch name {
 			case "Idempotency-Key", "If-Match", "Traceparent", "Tracestate": // Authorization goes by itself
@@ -74,7 +80,7 @@ func (g *gateway) translator() *runtime.ServeMux {
 			return "", false
 		}),
 		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) {
-			return "Idempotent-Replayed", strings.EqualFold(name, "Idempotent-Replayed")
+			return replayed, strings.EqualFold(name, replayed)
 		}),
 		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithForwardResponseOption(conditional),
@@ -87,17 +93,21 @@ func (g *gateway) translator() *runtime.ServeMux {
 	)
 }
 
-// serveREST answers below /api/v1. HEAD is GET without the body.
+// serveREST answers below /api/v1. HEAD is GET without the body; a stream has none.
 func (g *gateway) serveREST(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), g.timeout)
-	defer cancel()
-	out := r.WithContext(ctx)
+	out := r.WithContext(r.Context())
 	out.Header = r.Header.Clone()
 	for _, header := range []string{"Grpc-Timeout", "Te"} { // mean something to the translator, and nothing in REST
 		out.Header.Del(header)
 	}
-	rewriteHeaders(ctx, out.Header)
+	rewriteHeaders(r.Context(), out.Header)
 	if out.Method == http.MethodHead {
+		for _, known := range g.routes {
+			if known.streams() && known.matches(r.URL.Path) {
+				g.refuseMethod(w, r, known.verb)
+				return
+			}
+		}
 		out.Method = http.MethodGet
 	}
 	g.rest.ServeHTTP(w, out)
@@ -109,12 +119,13 @@ func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Mar
 	case http.StatusMethodNotAllowed:
 		var allowed []string
 		for _, known := range g.routes {
-			if known.matches(r.URL.Path) {
-				allowed = append(allowed, known.verb)
+			if !known.matches(r.URL.Path) {
+				continue
 			}
-		}
-		if slices.Contains(allowed, http.MethodGet) {
-			allowed = append(allowed, http.MethodHead)
+			allowed = append(allowed, known.verb)
+			if known.verb == http.MethodGet && !known.streams() {
+				allowed = append(allowed, http.MethodHead)
+			}
 		}
 		slices.Sort(allowed)
 		g.refuseMethod(w, r, slices.Compact(allowed)...)
@@ -131,7 +142,8 @@ func (g *gateway) refuseMethod(w http.ResponseWriter, r *http.Request, allowed .
 }
 
 // checked stands before every REST call: access by the procedure's rule, then
-// the body and the query.
+// the body and the query. A call with one answer has until the timeout; one with a
+// stream of them is answered here.
 func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request, parameters map[string]string) {
 		pattern, _ := runtime.HTTPPattern(r.Context())
@@ -141,16 +153,10 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			return
 		}
 		g.named(r, known.template)
-		caller, err := rpc.Authenticate(r.Context(), g.verifier, r.Header.Get("Authorization"))
-		if err == nil {
-			err = rpc.Authorize(caller, known.method)
-		}
-		if err != nil {
-			f := fault.As(err)
-			if f == nil {
-				f = fault.New(fault.ReasonInternal, "").WithCause(err)
-			}
-			g.refuse(w, r, f)
+		timed, cancel := context.WithTimeout(r.Context(), g.timeout)
+		defer cancel()
+		if err := g.access(r.WithContext(timed), known.method); err != nil {
+			g.refuse(w, r, err)
 			return
 		}
 		for name := range r.URL.Query() {
@@ -165,9 +171,30 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 		} else if !g.readable(w, r) {
 			return
 		}
-		ctx := context.WithValue(r.Context(), conditionKey{}, condition{known, r.Header.Get("If-None-Match")})
+		if known.streams() {
+			g.stream(w, r, known, parameters)
+			return
+		}
+		ctx := context.WithValue(timed, conditionKey{}, condition{known, r.Header.Get("If-None-Match")})
 		next(w, r.WithContext(ctx), parameters)
 	}
+}
+
+// access says whether the request's caller may call the procedure: nil or the
+// fault to answer with. A nil procedure is for everybody whose token is good or
+// who sends none.
+func (g *gateway) access(r *http.Request, method protoreflect.MethodDescriptor) *fault.Error {
+	caller, err := rpc.Authenticate(r.Context(), g.verifier, r.Header.Get("Authorization"))
+	if err == nil && method != nil {
+		err = rpc.Authorize(caller, method)
+	}
+	if err == nil {
+		return nil
+	}
+	if f := fault.As(err); f != nil {
+		return f
+	}
+	return fault.New(fault.ReasonInternal, "").WithCause(err)
 }
 
 // readable checks the body's type and reads it whole, up to the limit. Where it
@@ -183,22 +210,30 @@ func (g *gateway) readable(w http.ResponseWriter, r *http.Request) bool {
 		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "The body must not be compressed."))
 		return false
 	}
+	size, ok := g.readBody(w, r)
+	if ok && size > 0 && kind == "" {
+		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "Say Content-Type: application/json."))
+		return false
+	}
+	return ok
+}
+
+// readBody reads the body whole, within its limits of size and time, and puts it
+// back. Where it cannot be read, it has answered.
+func (g *gateway) readBody(w http.ResponseWriter, r *http.Request) (size int, ok bool) {
 	g.boundBody(w, r)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, rpc.MaxRequest))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		g.refuse(w, r, fault.New(fault.ReasonRequestTooLarge, "The body has more than 1 MiB."))
-		return false
+		return 0, false
 	}
 	if err != nil {
 		g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The body did not arrive whole.").WithCause(err))
-		return false
+		return 0, false
 	}
-	if len(body) > 0 && kind == "" {
-		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "Say Content-Type: application/json."))
-		return false
-	}
-	r.Body = io.NopCloser(strings.NewReader(string(body)))
-	return true
+	g.readUntil(w, r, time.Time{}) // the answer may take longer
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return len(body), true
 }
 
 // marshaler is protobuf JSON under the field names of the contract, zero values
@@ -216,7 +251,7 @@ func (m *marshaler) NewDecoder(r io.Reader) runtime.Decoder {
 		if len(body) == 0 {
 			return io.EOF // to the translator an empty request
 		}
-		if err := m.Unmarshal(body, v); err != nil {
+		if err := m.Unmarshal(masked(body), v); err != nil {
 			return err //nolint:wrapcheck // its text is what the caller reads
 		}
 		if !json.Valid(body) {
@@ -224,6 +259,34 @@ func (m *marshaler) NewDecoder(r io.Reader) runtime.Decoder {
 		}
 		return nil
 	})
+}
+
+var underscored = regexp.MustCompile(`_[a-z0-9]`)
+
+// masked lets an update mask name fields as the contract and all JSON here do.
+// Protobuf's JSON knows the names in a mask in lowerCamelCase alone, which stay
+// good. What is no JSON object with a mask is returned as it is.
+func masked(body []byte) []byte {
+	reader := json.NewDecoder(bytes.NewReader(body))
+	if token, err := reader.Token(); err != nil || token != json.Delim('{') {
+		return body
+	}
+	for reader.More() {
+		key, err := reader.Token()
+		if err != nil {
+			return body
+		}
+		var value json.RawMessage
+		if err := reader.Decode(&value); err != nil {
+			return body
+		}
+		if key == "update_mask" || key == "updateMask" {
+			end := int(reader.InputOffset())
+			camel := underscored.ReplaceAllFunc(value, func(found []byte) []byte { return bytes.ToUpper(found[1:]) })
+			return slices.Concat(body[:end-len(value)], camel, body[end:])
+		}
+	}
+	return body
 }
 
 // condition is what a request asks of the version of its answer.

@@ -27,18 +27,27 @@ import (
 // contract is what the gateway knows of a context at compile time.
 type contract struct {
 	file protoreflect.FileDescriptor
-	rest func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error // nil: no REST
+	rest []register // of its services with REST routes
 }
+
+// register puts the REST routes of one service on the translator.
+type register = func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error
 
 // contracts holds every context of the shop by name.
 var contracts = map[string]contract{
-	"catalog":      {catalogv1.File_bookworm_catalog_v1_catalog_proto, catalogv1.RegisterCatalogServiceHandler},
-	"basket":       {basketv1.File_bookworm_basket_v1_basket_proto, basketv1.RegisterBasketServiceHandler},
-	"ordering":     {orderingv1.File_bookworm_ordering_v1_ordering_proto, orderingv1.RegisterOrderServiceHandler},
-	"finance":      {financev1.File_bookworm_finance_v1_finance_proto, financev1.RegisterPaymentServiceHandler},
-	"notification": {notificationv1.File_bookworm_notification_v1_notification_proto, notificationv1.RegisterPreferenceServiceHandler},
-	"rating":       {ratingv1.File_bookworm_rating_v1_rating_proto, nil},
-	"chat":         {chatv1.File_bookworm_chat_v1_chat_proto, nil},
+	"catalog": {
+		catalogv1.File_bookworm_catalog_v1_catalog_proto,
+		[]register{catalogv1.RegisterCatalogServiceHandler, catalogv1.RegisterCatalogAdminServiceHandler},
+	},
+	"basket":       {basketv1.File_bookworm_basket_v1_basket_proto, []register{basketv1.RegisterBasketServiceHandler}},
+	"ordering":     {orderingv1.File_bookworm_ordering_v1_ordering_proto, []register{orderingv1.RegisterOrderServiceHandler}},
+	"finance":      {financev1.File_bookworm_finance_v1_finance_proto, []register{financev1.RegisterPaymentServiceHandler}},
+	"notification": {notificationv1.File_bookworm_notification_v1_notification_proto, []register{notificationv1.RegisterPreferenceServiceHandler}},
+	"rating": {
+		ratingv1.File_bookworm_rating_v1_rating_proto,
+		[]register{ratingv1.RegisterRatingServiceHandler, ratingv1.RegisterModerationServiceHandler},
+	},
+	"chat": {chatv1.File_bookworm_chat_v1_chat_proto, []register{chatv1.RegisterChatServiceHandler}},
 }
 
 // methods returns the procedures of a contract that may be called from outside:
@@ -73,15 +82,20 @@ type route struct {
 	verb     string // HTTP method
 	template string // "/api/v1/books/{id}"
 	body     string // "*", the name of a field, or "" for a request without body
+	backend  grpc.ClientConnInterface
 }
 
-// routeOf returns the REST route of a procedure, or false when it has none.
-func routeOf(method protoreflect.MethodDescriptor) (route, bool) {
+// streams reports whether the procedure answers a stream of messages.
+func (r route) streams() bool { return r.method.IsStreamingServer() }
+
+// routeOf returns the REST route of a procedure at a backend, or false when it has
+// none.
+func routeOf(method protoreflect.MethodDescriptor, backend grpc.ClientConnInterface) (route, bool) {
 	rule, ok := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
 	if !ok || rule == nil {
 		return route{}, false
 	}
-	r := route{method: method, body: rule.GetBody()}
+	r := route{method: method, body: rule.GetBody(), backend: backend}
 	switch pattern := rule.GetPattern().(type) {
 	case *annotations.HttpRule_Get:
 		r.verb, r.template = http.MethodGet, pattern.Get

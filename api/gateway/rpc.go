@@ -44,16 +44,12 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.named(r, r.URL.Path)
-	caller, err := rpc.Authenticate(r.Context(), g.verifier, r.Header.Get("Authorization"))
-	if err == nil {
-		err = rpc.Authorize(caller, called.method)
-	}
-	if err != nil {
-		g.refuseRPC(w, r, err)
+	if f := g.access(r, called.method); f != nil {
+		g.refuseRPC(w, r, f)
 		return
 	}
 	if !called.method.IsStreamingClient() && !called.method.IsStreamingServer() {
-		ctx, cancel := context.WithTimeout(r.Context(), unaryTimeout)
+		ctx, cancel := context.WithTimeout(r.Context(), g.limits.unary)
 		defer cancel()
 		r = r.WithContext(ctx)
 		g.boundBody(w, r)
@@ -63,20 +59,16 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 }
 
 // refuseRPC answers with a fault in the caller's protocol.
-func (g *gateway) refuseRPC(w http.ResponseWriter, r *http.Request, err error) {
-	f := fault.As(err)
-	if f == nil {
-		f = fault.New(fault.ReasonInternal, "").WithCause(err)
-	}
+func (g *gateway) refuseRPC(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 	if !g.rpcErrors.IsSupported(r) {
 		g.refuse(w, r, f)
 		return
 	}
 	switch f.Kind() {
 	case fault.Internal:
-		g.logger.ErrorContext(r.Context(), "call failed", "procedure", r.URL.Path, "error", err)
+		g.logger.ErrorContext(r.Context(), "call failed", "procedure", r.URL.Path, "error", f)
 	case fault.Unavailable:
-		g.logger.WarnContext(r.Context(), "call not served", "procedure", r.URL.Path, "error", err)
+		g.logger.WarnContext(r.Context(), "call not served", "procedure", r.URL.Path, "error", f)
 	case fault.Unauthenticated:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	default:
@@ -144,17 +136,15 @@ func (g *gateway) reflect() http.Handler {
 // the same path and checks the signature over the raw body.
 const webhookPath = "/webhooks/stripe"
 
-func (g *gateway) webhookProxy(base *url.URL, transport http.RoundTripper) http.Handler {
+// plainProxy returns the way to a context for requests that are no calls of its
+// procedures.
+func (g *gateway) plainProxy(base *url.URL, transport http.RoundTripper) http.Handler {
 	proxy := g.newProxy(base, transport)
 	proxy.ModifyResponse = func(response *http.Response) error {
 		response.Header.Del("Cache-Control") // the gateway's own stands
 		return nil
 	}
 	proxy.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
-		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-			g.refuse(w, r, fault.New(fault.ReasonRequestTooLarge, "The body has more than 1 MiB."))
-			return
-		}
 		g.refuse(w, r, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").WithCause(err))
 	}
 	return proxy
@@ -168,12 +158,12 @@ func (g *gateway) serveWebhook(w http.ResponseWriter, r *http.Request) {
 		g.refuseMethod(w, r, http.MethodPost)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), unaryTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), g.limits.unary)
 	defer cancel()
 	r = r.WithContext(ctx)
-	g.boundBody(w, r)
-	r.Body = http.MaxBytesReader(w, r.Body, rpc.MaxRequest)
-	g.webhooks.ServeHTTP(w, r)
+	if _, ok := g.readBody(w, r); ok {
+		g.webhooks.ServeHTTP(w, r)
+	}
 }
 
 // versionOf returns the opaque version in an If-Match or If-None-Match header,

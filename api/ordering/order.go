@@ -46,9 +46,10 @@ type Deps struct {
 	PaymentWindow time.Duration
 }
 
-// Register adds OrderService to a server.
+// Register adds OrderService and PurchaseService to a server.
 func Register(server *connect.Server, d Deps) {
 	orderingv1connect.RegisterOrderServiceHandler(server, &orders{d})
+	orderingv1connect.RegisterPurchaseServiceHandler(server, &purchases{d.Orders})
 }
 
 type orders struct{ Deps }

@@ -29,23 +29,25 @@ type Book struct {
 	Price       money.Money
 	Available   int32 // copies that can be ordered now
 	Archived    bool  // no longer sold
-	Version     int64 // grows with each change of the book, not of its stock
+	Version     int64 // grows with each change of the book, not of its stock or rating
 	UpdatedAt   time.Time
+	Rating      Rating
 }
 
 // bookColumns and bookTables are the head of every query that scanBook reads.
 const (
 	bookColumns = `b.id, b.isbn13, b.title, b.subtitle, b.authors, b.description, b.publisher,
 		b.publication_year, b.language, b.page_count, b.categories, b.currency, b.price_minor,
-		s.on_hand - s.reserved, b.archived_at IS NOT NULL, b.version, b.updated_at`
-	bookTables = `book b JOIN stock s ON s.book_id = b.id`
+		s.on_hand - s.reserved, b.archived_at IS NOT NULL, b.version, b.updated_at,
+		coalesce(r.version, 0), coalesce(r.stars, '{0,0,0,0,0}'), coalesce(r.score, 0)`
+	bookTables = `book b JOIN stock s ON s.book_id = b.id LEFT JOIN book_rating r ON r.book_id = b.id`
 )
 
 func scanBook(row pgx.CollectableRow) (Book, error) {
 	var b Book
 	err := row.Scan(&b.ID, &b.ISBN13, &b.Title, &b.Subtitle, &b.Authors, &b.Description, &b.Publisher,
 		&b.Year, &b.Language, &b.Pages, &b.Categories, &b.Price.Currency, &b.Price.Minor,
-		&b.Available, &b.Archived, &b.Version, &b.UpdatedAt)
+		&b.Available, &b.Archived, &b.Version, &b.UpdatedAt, &b.Rating.Version, &b.Rating.Stars, &b.Rating.Score)
 	b.UpdatedAt = b.UpdatedAt.UTC()
 	return b, err
 }

@@ -13,7 +13,10 @@ import (
 var migrations embed.FS
 
 // Schema is what the catalogue keeps in the database.
-var Schema = postgres.Schema{Name: "catalog", Migrations: migrations}
+var Schema = postgres.Schema{Name: "catalog", Migrations: migrations, Extensions: []string{"pg_trgm"}}
+
+// Currency is what the shop sells in.
+const Currency = "USD"
 
 // Store keeps books and stock in PostgreSQL. It is safe for concurrent use, also
 // by several processes.

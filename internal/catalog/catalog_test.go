@@ -28,7 +28,7 @@ type shop struct {
 	db *pgxpool.Pool
 }
 
-func setup(t *testing.T) shop {
+func setup(t testing.TB) shop {
 	t.Helper()
 	db, err := postgres.Open(t.Context(), pgtest.DB(t, migrate), catalog.Schema.Name)
 	if err != nil {
@@ -39,7 +39,7 @@ func setup(t *testing.T) shop {
 }
 
 // add puts books with these stocks on sale and returns their ids.
-func (s shop) add(t *testing.T, stocks ...int) []uuid.UUID {
+func (s shop) add(t testing.TB, stocks ...int) []uuid.UUID {
 	t.Helper()
 	books := make([]seed.Book, len(stocks))
 	ids := make([]uuid.UUID, len(stocks))

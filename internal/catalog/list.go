@@ -21,6 +21,9 @@ type Filter struct {
 	MinPrice int64  // minor units, inclusive; 0 for none
 	MaxPrice int64  // minor units, inclusive; 0 for none
 	InStock  bool   // only books that can be ordered now
+	// MinScore is the lowest Bayesian average, 1 to 5; 0 for any, also for books
+	// without reviews.
+	MinScore float64 `json:",omitempty"`
 }
 
 // Sort is the order of a list. Books that are equal in it are ordered by id.
@@ -142,6 +145,9 @@ func (q *query) match(f Filter) {
 	}
 	if f.InStock {
 		q.where.WriteString(` AND s.on_hand > s.reserved`)
+	}
+	if f.MinScore > 0 {
+		q.and(`r.score >= ?`, f.MinScore)
 	}
 }
 

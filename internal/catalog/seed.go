@@ -25,10 +25,6 @@ func (s *Store) Seed(ctx context.Context, books []seed.Book) (added int, err err
 	err = postgres.Transact(ctx, s.db, func(tx pgx.Tx) error {
 		batch := &pgx.Batch{}
 		for _, b := range books {
-			authors := make([]string, len(b.Authors))
-			for i, author := range b.Authors {
-				authors[i] = fold(author)
-			}
 			// One statement, so that a book, its stock and its movement
 			// are there together or not at all.
 			batch.Queue(`
@@ -46,7 +42,7 @@ func (s *Store) Seed(ctx context.Context, books []seed.Book) (added int, err err
 				SELECT id, $18, $17, 'seed' FROM new_book`,
 				SeedID(b.ISBN13), b.ISBN13, b.Title, b.Subtitle, b.Authors, b.Description, b.Publisher,
 				b.Year, b.Language, b.Pages, b.Categories, b.PriceMinor, b.Currency,
-				titleKey(b.Title), authors, searchText(b.ISBN13, b.Title, b.Subtitle, b.Authors),
+				titleKey(b.Title), authorKeys(b.Authors), searchText(b.ISBN13, b.Title, b.Subtitle, b.Authors),
 				b.Stock, movementOpening)
 		}
 		results := tx.SendBatch(ctx, batch)

@@ -41,34 +41,43 @@ type Reason string
 
 // Every reason the shop gives, by context.
 const (
-	ReasonInternal           Reason = "INTERNAL"
-	ReasonInvalidArgument    Reason = "INVALID_ARGUMENT"
-	ReasonMalformedRequest   Reason = "MALFORMED_REQUEST"
-	ReasonRequestTooLarge    Reason = "REQUEST_TOO_LARGE"
-	ReasonNotFound           Reason = "NOT_FOUND"
-	ReasonUnavailable        Reason = "UNAVAILABLE"
-	ReasonTokenMissing       Reason = "TOKEN_MISSING"
-	ReasonTokenInvalid       Reason = "TOKEN_INVALID"
-	ReasonAccessDenied       Reason = "ACCESS_DENIED"
-	ReasonPageTokenInvalid   Reason = "PAGE_TOKEN_INVALID"
-	ReasonStaleVersion       Reason = "STALE_VERSION"
-	ReasonKeyMissing         Reason = "IDEMPOTENCY_KEY_MISSING"
-	ReasonKeyReused          Reason = "IDEMPOTENCY_KEY_REUSED"
-	ReasonBookNotFound       Reason = "BOOK_NOT_FOUND"
-	ReasonBookArchived       Reason = "BOOK_ARCHIVED"
-	ReasonOutOfStock         Reason = "OUT_OF_STOCK"
-	ReasonHoldReleased       Reason = "HOLD_RELEASED"
-	ReasonHoldShipped        Reason = "HOLD_SHIPPED"
-	ReasonBasketEmpty        Reason = "BASKET_EMPTY"
-	ReasonBasketFull         Reason = "BASKET_FULL"
-	ReasonOrderNotFound      Reason = "ORDER_NOT_FOUND"
-	ReasonNotCancellable     Reason = "ORDER_NOT_CANCELLABLE"
-	ReasonIllegalTransition  Reason = "ILLEGAL_TRANSITION"
-	ReasonPriceChanged       Reason = "PRICE_CHANGED"
-	ReasonCurrencyMismatch   Reason = "CURRENCY_MISMATCH"
-	ReasonPaymentNotFound    Reason = "PAYMENT_NOT_FOUND"
-	ReasonPaymentMismatch    Reason = "PAYMENT_MISMATCH"
-	ReasonRecipientMalformed Reason = "RECIPIENT_MALFORMED"
+	ReasonInternal             Reason = "INTERNAL"
+	ReasonInvalidArgument      Reason = "INVALID_ARGUMENT"
+	ReasonMalformedRequest     Reason = "MALFORMED_REQUEST"
+	ReasonRequestTooLarge      Reason = "REQUEST_TOO_LARGE"
+	ReasonNotFound             Reason = "NOT_FOUND"
+	ReasonUnavailable          Reason = "UNAVAILABLE"
+	ReasonTokenMissing         Reason = "TOKEN_MISSING"
+	ReasonTokenInvalid         Reason = "TOKEN_INVALID"
+	ReasonAccessDenied         Reason = "ACCESS_DENIED"
+	ReasonPageTokenInvalid     Reason = "PAGE_TOKEN_INVALID"
+	ReasonStaleVersion         Reason = "STALE_VERSION"
+	ReasonKeyMissing           Reason = "IDEMPOTENCY_KEY_MISSING"
+	ReasonKeyReused            Reason = "IDEMPOTENCY_KEY_REUSED"
+	ReasonBookNotFound         Reason = "BOOK_NOT_FOUND"
+	ReasonBookArchived         Reason = "BOOK_ARCHIVED"
+	ReasonOutOfStock           Reason = "OUT_OF_STOCK"
+	ReasonHoldReleased         Reason = "HOLD_RELEASED"
+	ReasonHoldShipped          Reason = "HOLD_SHIPPED"
+	ReasonBasketEmpty          Reason = "BASKET_EMPTY"
+	ReasonBasketFull           Reason = "BASKET_FULL"
+	ReasonOrderNotFound        Reason = "ORDER_NOT_FOUND"
+	ReasonNotCancellable       Reason = "ORDER_NOT_CANCELLABLE"
+	ReasonIllegalTransition    Reason = "ILLEGAL_TRANSITION"
+	ReasonPriceChanged         Reason = "PRICE_CHANGED"
+	ReasonCurrencyMismatch     Reason = "CURRENCY_MISMATCH"
+	ReasonPaymentNotFound      Reason = "PAYMENT_NOT_FOUND"
+	ReasonPaymentMismatch      Reason = "PAYMENT_MISMATCH"
+	ReasonRecipientMalformed   Reason = "RECIPIENT_MALFORMED"
+	ReasonISBNTaken            Reason = "ISBN_TAKEN"
+	ReasonReviewNotFound       Reason = "REVIEW_NOT_FOUND"
+	ReasonPurchaseRequired     Reason = "PURCHASE_REQUIRED"
+	ReasonOwnReview            Reason = "OWN_REVIEW"
+	ReasonConversationNotFound Reason = "CONVERSATION_NOT_FOUND"
+	ReasonTurnNotFound         Reason = "TURN_NOT_FOUND"
+	ReasonTurnInProgress       Reason = "TURN_IN_PROGRESS"
+	ReasonActionNotFound       Reason = "ACTION_NOT_FOUND"
+	ReasonBudgetSpent          Reason = "CHAT_BUDGET_SPENT"
 )
 
 // Entry is what the reason table says of a reason.
@@ -79,34 +88,43 @@ type Entry struct {
 
 // Reasons is the one table of reasons. The edges and the documentation read it.
 var Reasons = map[Reason]Entry{
-	ReasonInternal:           {Internal, "Something went wrong on our side."},
-	ReasonInvalidArgument:    {Invalid, "A field of the request is not valid."},
-	ReasonMalformedRequest:   {Invalid, "The request cannot be read."},
-	ReasonRequestTooLarge:    {TooLarge, "The request is too large."},
-	ReasonNotFound:           {NotFound, "There is nothing here."},
-	ReasonUnavailable:        {Unavailable, "A part of the shop cannot answer right now."},
-	ReasonTokenMissing:       {Unauthenticated, "This call needs an access token."},
-	ReasonTokenInvalid:       {Unauthenticated, "The access token is not valid."},
-	ReasonAccessDenied:       {Denied, "You may not make this call."},
-	ReasonPageTokenInvalid:   {Invalid, "The page token does not belong to this list."},
-	ReasonStaleVersion:       {Stale, "It has changed since you read it."},
-	ReasonKeyMissing:         {Invalid, "This call needs an Idempotency-Key header."},
-	ReasonKeyReused:          {Conflict, "The Idempotency-Key was used with another request."},
-	ReasonBookNotFound:       {NotFound, "There is no such book."},
-	ReasonBookArchived:       {Precondition, "The book is no longer sold."},
-	ReasonOutOfStock:         {Precondition, "There are not enough copies."},
-	ReasonHoldReleased:       {Precondition, "The order's stock was given back."},
-	ReasonHoldShipped:        {Precondition, "The order's stock has left the house."},
-	ReasonBasketEmpty:        {Precondition, "The basket is empty."},
-	ReasonBasketFull:         {Precondition, "The basket holds no more different books."},
-	ReasonOrderNotFound:      {NotFound, "There is no such order."},
-	ReasonNotCancellable:     {Precondition, "The order can no longer be cancelled."},
-	ReasonIllegalTransition:  {Precondition, "The order cannot take this step."},
-	ReasonPriceChanged:       {Precondition, "The price has changed since you agreed to it."},
-	ReasonCurrencyMismatch:   {Invalid, "The shop does not sell in this currency."},
-	ReasonPaymentNotFound:    {NotFound, "There is no such payment."},
-	ReasonPaymentMismatch:    {Precondition, "The provider's payment is not the order's."},
-	ReasonRecipientMalformed: {Invalid, "The e-mail address cannot be written to."},
+	ReasonInternal:             {Internal, "Something went wrong on our side."},
+	ReasonInvalidArgument:      {Invalid, "A field of the request is not valid."},
+	ReasonMalformedRequest:     {Invalid, "The request cannot be read."},
+	ReasonRequestTooLarge:      {TooLarge, "The request is too large."},
+	ReasonNotFound:             {NotFound, "There is nothing here."},
+	ReasonUnavailable:          {Unavailable, "A part of the shop cannot answer right now."},
+	ReasonTokenMissing:         {Unauthenticated, "This call needs an access token."},
+	ReasonTokenInvalid:         {Unauthenticated, "The access token is not valid."},
+	ReasonAccessDenied:         {Denied, "You may not make this call."},
+	ReasonPageTokenInvalid:     {Invalid, "The page token does not belong to this list."},
+	ReasonStaleVersion:         {Stale, "It has changed since you read it."},
+	ReasonKeyMissing:           {Invalid, "This call needs an Idempotency-Key header."},
+	ReasonKeyReused:            {Conflict, "The Idempotency-Key was used with another request."},
+	ReasonBookNotFound:         {NotFound, "There is no such book."},
+	ReasonBookArchived:         {Precondition, "The book is no longer sold."},
+	ReasonOutOfStock:           {Precondition, "There are not enough copies."},
+	ReasonHoldReleased:         {Precondition, "The order's stock was given back."},
+	ReasonHoldShipped:          {Precondition, "The order's stock has left the house."},
+	ReasonBasketEmpty:          {Precondition, "The basket is empty."},
+	ReasonBasketFull:           {Precondition, "The basket holds no more different books."},
+	ReasonOrderNotFound:        {NotFound, "There is no such order."},
+	ReasonNotCancellable:       {Precondition, "The order can no longer be cancelled."},
+	ReasonIllegalTransition:    {Precondition, "The order cannot take this step."},
+	ReasonPriceChanged:         {Precondition, "The price has changed since you agreed to it."},
+	ReasonCurrencyMismatch:     {Invalid, "The shop does not sell in this currency."},
+	ReasonPaymentNotFound:      {NotFound, "There is no such payment."},
+	ReasonPaymentMismatch:      {Precondition, "The provider's payment is not the order's."},
+	ReasonRecipientMalformed:   {Invalid, "The e-mail address cannot be written to."},
+	ReasonISBNTaken:            {Conflict, "Another book has this ISBN."},
+	ReasonReviewNotFound:       {NotFound, "There is no such review."},
+	ReasonPurchaseRequired:     {Precondition, "Only somebody who bought the book here can review it."},
+	ReasonOwnReview:            {Precondition, "The review is your own."},
+	ReasonConversationNotFound: {NotFound, "There is no such conversation."},
+	ReasonTurnNotFound:         {NotFound, "There is no such turn."},
+	ReasonTurnInProgress:       {Precondition, "The conversation is still answering."},
+	ReasonActionNotFound:       {NotFound, "There is no such action, or it can no longer be confirmed."},
+	ReasonBudgetSpent:          {Precondition, "The day's words with the bookseller are used up."},
 }
 
 // Field is one field of a request that is not valid.

@@ -19,6 +19,10 @@ type Schema struct {
 	// Migrations holds the folder migrations with the context's SQL files in
 	// the form of goose, for example migrations/00001_books.sql.
 	Migrations fs.FS
+	// Extensions are the extensions of PostgreSQL that the migrations use, made in
+	// the schema. They must be trusted ones, such as pg_trgm, or the login a
+	// superuser.
+	Extensions []string
 }
 
 // migrateLock is the advisory lock that lets one migration at a time run in a
@@ -57,6 +61,12 @@ func Migrate(ctx context.Context, adminURL string, schemas ...Schema) (err error
 		}
 		if err := provision(ctx, conn, schema.Name); err != nil {
 			return fmt.Errorf("make schema %s: %w", schema.Name, err)
+		}
+		for _, extension := range schema.Extensions {
+			_, err := conn.Exec(ctx, fmt.Sprintf(`CREATE EXTENSION IF NOT EXISTS %s SCHEMA %s`, pgx.Identifier{extension}.Sanitize(), schema.Name))
+			if err != nil {
+				return fmt.Errorf("make extension %s: %w", extension, err)
+			}
 		}
 		if err := migrate(ctx, config, schema); err != nil {
 			return fmt.Errorf("migrate schema %s: %w", schema.Name, err)

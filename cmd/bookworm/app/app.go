@@ -22,40 +22,54 @@ import (
 	"go.temporal.io/sdk/worker"
 	"golang.org/x/sync/errgroup"
 
+	catalogactivities "bookworm/activities/catalog"
 	financeactivities "bookworm/activities/finance"
 	notificationactivities "bookworm/activities/notification"
 	orderingactivities "bookworm/activities/ordering"
+	ratingactivities "bookworm/activities/rating"
 	basketapi "bookworm/api/basket"
 	catalogapi "bookworm/api/catalog"
+	chatapi "bookworm/api/chat"
 	financeapi "bookworm/api/finance"
 	"bookworm/api/gateway"
 	notificationapi "bookworm/api/notification"
 	orderingapi "bookworm/api/ordering"
+	ratingapi "bookworm/api/rating"
 	"bookworm/internal/basket"
 	"bookworm/internal/catalog"
 	"bookworm/internal/catalog/seed"
+	"bookworm/internal/chat"
 	"bookworm/internal/finance"
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
+	"bookworm/internal/gen/bookworm/chat/v1/chatv1connect"
+	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
+	"bookworm/internal/gen/bookworm/rating/v1/ratingv1connect"
 	"bookworm/internal/mail"
 	"bookworm/internal/notification"
 	"bookworm/internal/ordering"
 	"bookworm/internal/personal"
 	"bookworm/internal/postgres"
 	"bookworm/internal/process"
+	"bookworm/internal/rating"
 	"bookworm/internal/redis"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
 	"bookworm/workers"
+	"bookworm/workflows/reindex"
 )
 
 // sweepInterval is how often holds of orders whose process died are released.
 const sweepInterval = 15 * time.Second
 
+// indexInterval is how often the search index learns of changes that nobody waits
+// for, such as the sale of a last copy.
+const indexInterval = time.Second
+
 const usage = `usage:
-  bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification
-  bookworm worker <context>...  run the workflows and activities of contexts: ordering finance notification
+  bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification rating chat
+  bookworm worker <context>...  run the workflows and activities of contexts: catalog ordering finance notification rating
   bookworm gateway              the one public door
   bookworm migrate [-seed]      prepare the database and the Temporal namespace; -seed loads the catalogue
 `
@@ -148,7 +162,8 @@ func Migrate(ctx context.Context, c Config, tel *telemetry.Telemetry, withSeed b
 	}
 	p := open(ctx, c, tel)
 	defer p.close()
-	err := postgres.Migrate(ctx, string(c.DatabaseURL), catalog.Schema, ordering.Schema, finance.Schema, notification.Schema)
+	err := postgres.Migrate(ctx, string(c.DatabaseURL), catalog.Schema, ordering.Schema, finance.Schema, notification.Schema,
+		rating.Schema, chat.Schema)
 	if err != nil {
 		return fmt.Errorf("migrate the database: %w", err)
 	}
@@ -182,13 +197,19 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		needs    []string
 		register func(*parts, *connect.Server, *http.ServeMux) error
 	}{
-		"catalog": {[]string{"DATABASE_URL"}, registerCatalog},
-		"basket":  {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
+		"catalog": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "TOKEN_URL", "CLIENT_SECRET",
+		}, registerCatalog},
+		"basket": {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
 		"ordering": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
 		}, registerOrdering},
 		"finance":      {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET"}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
+		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS"}, registerRating},
+		"chat": {[]string{
+			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL",
+		}, registerChat},
 	}
 	needs := []string{"ISSUER_URL"}
 	for _, name := range contexts {
@@ -220,14 +241,25 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 }
 
 func registerCatalog(p *parts, server *connect.Server, _ *http.ServeMux) error {
-	db, err := p.postgres(catalog.Schema)
+	indexer, err := p.indexer()
 	if err != nil {
 		return err
 	}
-	store := catalog.NewStore(db)
-	catalogapi.Register(server, store)
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	searcher, err := catalog.NewSearcher(indexer.Store, indexer.Vectors, indexer.Embedder, p.tel.Logger)
+	if err != nil {
+		return fmt.Errorf("make the searcher: %w", err)
+	}
+	catalogapi.Register(server, catalogapi.Deps{
+		Books: indexer.Store, Searcher: searcher, Indexer: indexer, Temporal: temporalClient, Logger: p.tel.Logger,
+		Purchases: orderingv1connect.NewPurchaseServiceClient(p.client(p.config.OrderingURL, p.tokens())),
+		Reviewers: ratingv1connect.NewReviewerServiceClient(p.client(p.config.RatingURL, p.tokens())),
+	})
 	p.background(func(ctx context.Context) error {
-		store.SweepExpired(ctx, sweepInterval, p.tel.Logger)
+		indexer.Store.SweepExpired(ctx, sweepInterval, p.tel.Logger)
 		return nil
 	})
 	return nil
@@ -294,6 +326,61 @@ func registerNotification(p *parts, server *connect.Server, _ *http.ServeMux) er
 	return nil
 }
 
+func registerRating(p *parts, server *connect.Server, _ *http.ServeMux) error {
+	db, err := p.postgres(rating.Schema)
+	if err != nil {
+		return err
+	}
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	ratingapi.Register(server, ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient})
+	return nil
+}
+
+func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
+	db, err := p.postgres(chat.Schema)
+	if err != nil {
+		return err
+	}
+	model, err := p.model()
+	if err != nil {
+		return err
+	}
+	verifier, err := p.verifier()
+	if err != nil {
+		return err
+	}
+	// None has a credential of its own: each carries the token of the call that is
+	// served, so a tool can do what its caller may.
+	books := catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil))
+	reviews := ratingv1connect.NewRatingServiceClient(p.client(p.config.RatingURL, nil))
+	deps := chatapi.Deps{
+		Store: chat.NewStore(db), Model: model, Books: books, Reviews: reviews,
+		Orders:  orderingv1connect.NewOrderServiceClient(p.client(p.config.OrderingURL, nil)),
+		Baskets: basketv1connect.NewBasketServiceClient(p.client(p.config.BasketURL, nil)),
+		Limits:  chat.Limits{DayTokens: p.config.ChatDayTokens, InputPrice: p.config.ChatInputPrice, OutputPrice: p.config.ChatOutputPrice},
+		Logger:  p.tel.Logger, Meter: p.tel.MeterProvider.Meter("bookworm/chat"),
+	}
+	engine, err := chatapi.NewEngine(deps)
+	if err != nil {
+		return err
+	}
+	p.untilDrain(engine.Run)
+	chatapi.Register(server, deps, engine)
+	mux.Handle(chatapi.MCPPath, chatapi.MCPHandler(chatapi.MCPDeps{Catalog: books, Ratings: reviews, Verifier: verifier, Logger: p.tel.Logger}))
+	mux.Handle(chatapi.A2APath, chatapi.A2AHandler(chatapi.A2ADeps{
+		Chat: chatv1connect.NewChatServiceClient(p.client(p.config.ChatURL, nil)), Verifier: verifier, Logger: p.tel.Logger,
+	}))
+	card := ""
+	if p.config.PublicURL != "" {
+		card = strings.TrimRight(p.config.PublicURL, "/") + chatapi.A2APath
+	}
+	mux.Handle(chatapi.AgentCardPath, chatapi.AgentCardHandler(card))
+	return nil
+}
+
 // Worker runs the workflows and activities of the named contexts. The listener
 // serves its health.
 func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []string, listener net.Listener) error {
@@ -301,9 +388,11 @@ func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []
 		needs []string
 		make  func(*parts, client.Client) (worker.Worker, error)
 	}{
+		"catalog":      {[]string{"DATABASE_URL", "QDRANT_ADDRESS", "OPENAI_BASE_URL"}, catalogWorker},
 		"ordering":     {[]string{"DATABASE_URL", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET"}, orderingWorker},
 		"finance":      {[]string{"DATABASE_URL", "STRIPE_SECRET_KEY", "PERSONAL_DATA_KEY"}, financeWorker},
 		"notification": {[]string{"DATABASE_URL", "SMTP_URL", "PERSONAL_DATA_KEY"}, notificationWorker},
+		"rating":       {[]string{"DATABASE_URL", "CATALOG_URL", "ORDERING_URL", "TOKEN_URL", "CLIENT_SECRET"}, ratingWorker},
 	}
 	needs := []string{"TEMPORAL_ADDRESS"}
 	for _, name := range contexts {
@@ -330,6 +419,21 @@ func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []
 		p.onClose(func() error { w.Stop(); return nil })
 	}
 	return p.serve(http.NewServeMux(), listener)
+}
+
+func catalogWorker(p *parts, c client.Client) (worker.Worker, error) {
+	indexer, err := p.indexer()
+	if err != nil {
+		return nil, err
+	}
+	if err := reindex.EnsureSchedule(p.ctx, c); err != nil {
+		return nil, err
+	}
+	p.background(func(ctx context.Context) error {
+		indexer.KeepCurrent(ctx, indexInterval, func(ctx context.Context) error { return reindex.Begin(ctx, c) })
+		return nil
+	})
+	return workers.Catalog(c, &catalogactivities.Activities{Books: indexer.Store, Index: indexer}), nil
 }
 
 func orderingWorker(p *parts, c client.Client) (worker.Worker, error) {
@@ -382,9 +486,27 @@ func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
 	return workers.Notification(c, activities), nil
 }
 
+func ratingWorker(p *parts, c client.Client) (worker.Worker, error) {
+	db, err := p.postgres(rating.Schema)
+	if err != nil {
+		return nil, err
+	}
+	model, err := p.model()
+	if err != nil {
+		return nil, err
+	}
+	books := p.client(p.config.CatalogURL, p.tokens())
+	return workers.Rating(c, &ratingactivities.Activities{
+		Reviews: rating.NewStore(db), Model: model,
+		Purchases: orderingv1connect.NewPurchaseServiceClient(p.client(p.config.OrderingURL, p.tokens())),
+		Books:     catalogv1connect.NewCatalogServiceClient(books),
+		Ratings:   catalogv1connect.NewBookRatingServiceClient(books),
+	}), nil
+}
+
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
-	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL")
+	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL")
 	if len(args) > 0 {
 		err = errors.Join(err, fmt.Errorf("gateway takes no argument, not %q", args))
 	}
@@ -399,6 +521,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	}
 	backends := map[string]string{
 		"catalog": c.CatalogURL, "basket": c.BasketURL, "ordering": c.OrderingURL, "finance": c.FinanceURL, "notification": c.NotificationURL,
+		"rating": c.RatingURL, "chat": c.ChatURL,
 	}
 	door, err := gateway.New(ctx, gateway.Options{
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,

@@ -61,6 +61,31 @@ type Config struct {
 	OrderingURL     string `env:"ORDERING_URL"`
 	FinanceURL      string `env:"FINANCE_URL"`
 	NotificationURL string `env:"NOTIFICATION_URL"`
+	RatingURL       string `env:"RATING_URL"`
+	ChatURL         string `env:"CHAT_URL"`
+
+	// QdrantAddress is host:port of Qdrant's gRPC API, where the search index is.
+	QdrantAddress string `env:"QDRANT_ADDRESS"`
+	// QdrantTLS turns TLS on, QdrantAPIKey is Qdrant's.
+	QdrantTLS    bool          `env:"QDRANT_TLS"`
+	QdrantAPIKey personal.Text `env:"QDRANT_API_KEY"`
+
+	// OpenAIBaseURL and OpenAIAPIKey are any endpoint that speaks OpenAI's protocol,
+	// for example https://api.openai.com/v1 or http://127.0.0.1:11434/v1. Moderation
+	// of reviews does without one.
+	OpenAIBaseURL string        `env:"OPENAI_BASE_URL"`
+	OpenAIAPIKey  personal.Text `env:"OPENAI_API_KEY"`
+	// ChatModel answers, EmbeddingModel turns texts into vectors of EmbeddingDimension
+	// numbers. Another model or dimension makes a new search index.
+	ChatModel          string `env:"CHAT_MODEL" envDefault:"gpt-4o-mini"`
+	EmbeddingModel     string `env:"EMBEDDING_MODEL" envDefault:"text-embedding-3-small"`
+	EmbeddingDimension int    `env:"EMBEDDING_DIMENSION" envDefault:"1536"`
+	// ChatDayTokens is how many tokens the model may read and write for a shopper in a
+	// day (UTC). ChatInputPrice and ChatOutputPrice are what a million of them cost, in
+	// millionths of a US dollar, for the accounts.
+	ChatDayTokens   int   `env:"CHAT_DAY_TOKENS" envDefault:"400000"`
+	ChatInputPrice  int64 `env:"CHAT_INPUT_PRICE" envDefault:"150000"`
+	ChatOutputPrice int64 `env:"CHAT_OUTPUT_PRICE" envDefault:"600000"`
 
 	// StripeSecretKey and StripeWebhookSecret are the payment provider's.
 	StripeSecretKey     personal.Text `env:"STRIPE_SECRET_KEY"`
@@ -82,6 +107,9 @@ type Config struct {
 	// bytes in base64.
 	PersonalDataKey personal.Text `env:"PERSONAL_DATA_KEY"`
 
+	// PublicURL is the gateway's public address, which the card of the shop's agent
+	// names. Empty: the name under which the gateway was asked, by plain HTTP.
+	PublicURL string `env:"PUBLIC_URL"`
 	// CORSOrigins are the web pages that may call the gateway from a browser.
 	CORSOrigins []string `env:"CORS_ORIGINS"`
 
@@ -127,7 +155,8 @@ func LoadConfig(environ []string) (Config, error) {
 	for name, text := range map[string]string{
 		"ISSUER_URL": c.IssuerURL, "JWKS_URL": c.JWKSURL, "TOKEN_URL": c.TokenURL, "CATALOG_URL": c.CatalogURL, "BASKET_URL": c.BasketURL,
 		"ORDERING_URL": c.OrderingURL, "FINANCE_URL": c.FinanceURL, "NOTIFICATION_URL": c.NotificationURL, "STRIPE_URL": c.StripeURL,
-		"PAYMENT_RETURN_URL": c.PaymentReturnURL,
+		"PAYMENT_RETURN_URL": c.PaymentReturnURL, "RATING_URL": c.RatingURL, "CHAT_URL": c.ChatURL, "OPENAI_BASE_URL": c.OpenAIBaseURL,
+		"PUBLIC_URL": c.PublicURL,
 	} {
 		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
 			problems = append(problems, fmt.Errorf("%s%s is not an http or https address", prefix, name))
@@ -135,6 +164,15 @@ func LoadConfig(environ []string) (Config, error) {
 	}
 	if key, err := base64.StdEncoding.DecodeString(string(c.PersonalDataKey)); err != nil || (len(key) != personal.KeySize && len(key) != 0) {
 		problems = append(problems, fmt.Errorf("%sPERSONAL_DATA_KEY is not %d bytes in base64", prefix, personal.KeySize))
+	}
+	if c.EmbeddingDimension < 1 || c.EmbeddingDimension > 65536 {
+		problems = append(problems, fmt.Errorf("%sEMBEDDING_DIMENSION is %d, not 1 to 65536", prefix, c.EmbeddingDimension))
+	}
+	if c.ChatDayTokens <= 0 {
+		problems = append(problems, fmt.Errorf("%sCHAT_DAY_TOKENS is not more than 0", prefix))
+	}
+	if c.ChatInputPrice < 0 || c.ChatOutputPrice < 0 {
+		problems = append(problems, fmt.Errorf("%sCHAT_INPUT_PRICE or %[1]sCHAT_OUTPUT_PRICE is less than 0", prefix))
 	}
 	if c.PaymentWindow <= 0 {
 		problems = append(problems, fmt.Errorf("%sPAYMENT_WINDOW is not longer than 0", prefix))
@@ -157,6 +195,8 @@ func (c Config) require(names ...string) error {
 		"FINANCE_URL": c.FinanceURL != "", "NOTIFICATION_URL": c.NotificationURL != "",
 		"STRIPE_SECRET_KEY": c.StripeSecretKey != "", "STRIPE_WEBHOOK_SECRET": c.StripeWebhookSecret != "",
 		"SMTP_URL": c.SMTPURL != "", "PERSONAL_DATA_KEY": c.PersonalDataKey != "",
+		"RATING_URL": c.RatingURL != "", "CHAT_URL": c.ChatURL != "", "QDRANT_ADDRESS": c.QdrantAddress != "",
+		"OPENAI_BASE_URL": c.OpenAIBaseURL != "",
 	}
 	var problems []error
 	slices.Sort(names)

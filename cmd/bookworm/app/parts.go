@@ -21,14 +21,17 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/sync/errgroup"
 
+	"bookworm/internal/catalog"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
+	"bookworm/internal/llm"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
 	"bookworm/internal/postgres"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
+	"bookworm/internal/vector"
 )
 
 // parts are the things a process is made of: connections that are opened when
@@ -46,6 +49,8 @@ type parts struct {
 	pools        map[string]*pgxpool.Pool
 	temporalOnce func() (client.Client, error)
 	tokensOnce   func() oauth2.TokenSource
+	modelOnce    func() (*llm.Client, error)
+	vectorsOnce  func() (*vector.Client, error)
 }
 
 // open returns the parts of a process that lives until ctx ends. The caller
@@ -57,6 +62,8 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.stopLoops = stop
 	p.loops, p.loopsCtx = errgroup.WithContext(background)
 	p.temporalOnce = sync.OnceValues(p.dialTemporal)
+	p.modelOnce = sync.OnceValues(p.makeModel)
+	p.vectorsOnce = sync.OnceValues(p.openVectors)
 	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
 		return identity.ServiceTokens(context.WithoutCancel(ctx), identity.ServiceConfig{
 			TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
@@ -71,6 +78,17 @@ func (p *parts) onClose(end func() error) { p.closers = append(p.closers, end) }
 // background runs a loop that ends with its context.
 func (p *parts) background(loop func(context.Context) error) {
 	p.loops.Go(func() error { return loop(p.loopsCtx) })
+}
+
+// untilDrain runs a loop that hears of the process's end when it begins to drain,
+// and not only when it is over.
+func (p *parts) untilDrain(loop func(context.Context) error) {
+	p.loops.Go(func() error {
+		ctx, cancel := context.WithCancel(p.loopsCtx)
+		defer cancel()
+		defer context.AfterFunc(p.ctx, cancel)()
+		return loop(ctx)
+	})
 }
 
 // close ends the loops and then every part, the last one first.
@@ -127,6 +145,57 @@ func (p *parts) dialTemporal() (client.Client, error) {
 // tokens returns the service's own credential.
 func (p *parts) tokens() oauth2.TokenSource { return p.tokensOnce() }
 
+// model returns the process's one client of the language model; nil when none is
+// configured.
+func (p *parts) model() (*llm.Client, error) { return p.modelOnce() }
+
+func (p *parts) makeModel() (*llm.Client, error) {
+	if p.config.OpenAIBaseURL == "" {
+		return nil, nil //nolint:nilnil // a shop without a model is one
+	}
+	c, err := llm.New(llm.Config{
+		BaseURL: p.config.OpenAIBaseURL, APIKey: p.config.OpenAIAPIKey, ChatModel: p.config.ChatModel,
+		EmbeddingModel: p.config.EmbeddingModel, Dimension: p.config.EmbeddingDimension,
+		HTTPClient: p.outbound(0), Logger: p.tel.Logger, Meter: p.tel.MeterProvider.Meter("bookworm/llm"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the model's client: %w", err)
+	}
+	return c, nil
+}
+
+// vectors returns the process's one client of the search index. Its health is no
+// check of the process: without it words are searched.
+func (p *parts) vectors() (*vector.Client, error) { return p.vectorsOnce() }
+
+func (p *parts) openVectors() (*vector.Client, error) {
+	c, err := vector.Open(vector.Config{Address: p.config.QdrantAddress, APIKey: p.config.QdrantAPIKey, TLS: p.config.QdrantTLS})
+	if err != nil {
+		return nil, fmt.Errorf("open the search index: %w", err)
+	}
+	p.onClose(c.Close)
+	return c, nil
+}
+
+// indexer returns what brings the catalogue's books to the search index.
+func (p *parts) indexer() (*catalog.Indexer, error) {
+	db, err := p.postgres(catalog.Schema)
+	if err != nil {
+		return nil, err
+	}
+	vectors, err := p.vectors()
+	if err != nil {
+		return nil, err
+	}
+	model, err := p.model()
+	if err != nil {
+		return nil, err
+	}
+	return &catalog.Indexer{
+		Store: catalog.NewStore(db), Vectors: vectors, Embedder: model, Dimension: p.config.EmbeddingDimension, Logger: p.tel.Logger,
+	}, nil
+}
+
 // client returns a client of another context's API.
 func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
 	return rpc.NewClient(rpc.ClientOptions{
@@ -134,11 +203,14 @@ func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
 	})
 }
 
-// outbound returns a traced client for other people's HTTP servers.
+// outbound returns a traced client for other people's HTTP servers. A timeout of 0
+// leaves it to the context of each request, as streams need it.
 func (p *parts) outbound(timeout time.Duration) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is one, documented
+	transport.MaxIdleConnsPerHost = 64                           // for many conversations at once; the default is 2
 	return &http.Client{
 		Timeout: timeout,
-		Transport: otelhttp.NewTransport(http.DefaultTransport,
+		Transport: otelhttp.NewTransport(transport,
 			otelhttp.WithTracerProvider(p.tel.TracerProvider), otelhttp.WithMeterProvider(p.tel.MeterProvider)),
 	}
 }

@@ -15,6 +15,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -27,6 +28,60 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// SearchMode says which ways of searching answered.
+type SearchMode int32
+
+const (
+	// Never answered.
+	SearchMode_SEARCH_MODE_UNSPECIFIED SearchMode = 0
+	// By words, by weighted words and by meaning.
+	SearchMode_SEARCH_MODE_HYBRID SearchMode = 1
+	// By words alone, because the search index or the embedding model cannot be reached. Themes and
+	// moods are found less well.
+	SearchMode_SEARCH_MODE_LEXICAL SearchMode = 2
+)
+
+// Enum value maps for SearchMode.
+var (
+	SearchMode_name = map[int32]string{
+		0: "SEARCH_MODE_UNSPECIFIED",
+		1: "SEARCH_MODE_HYBRID",
+		2: "SEARCH_MODE_LEXICAL",
+	}
+	SearchMode_value = map[string]int32{
+		"SEARCH_MODE_UNSPECIFIED": 0,
+		"SEARCH_MODE_HYBRID":      1,
+		"SEARCH_MODE_LEXICAL":     2,
+	}
+)
+
+func (x SearchMode) Enum() *SearchMode {
+	p := new(SearchMode)
+	*p = x
+	return p
+}
+
+func (x SearchMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SearchMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_catalog_v1_catalog_proto_enumTypes[0].Descriptor()
+}
+
+func (SearchMode) Type() protoreflect.EnumType {
+	return &file_bookworm_catalog_v1_catalog_proto_enumTypes[0]
+}
+
+func (x SearchMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SearchMode.Descriptor instead.
+func (SearchMode) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{0}
+}
 
 // Order of the list.
 type ListBooksRequest_Sort int32
@@ -73,11 +128,11 @@ func (x ListBooksRequest_Sort) String() string {
 }
 
 func (ListBooksRequest_Sort) Descriptor() protoreflect.EnumDescriptor {
-	return file_bookworm_catalog_v1_catalog_proto_enumTypes[0].Descriptor()
+	return file_bookworm_catalog_v1_catalog_proto_enumTypes[1].Descriptor()
 }
 
 func (ListBooksRequest_Sort) Type() protoreflect.EnumType {
-	return &file_bookworm_catalog_v1_catalog_proto_enumTypes[0]
+	return &file_bookworm_catalog_v1_catalog_proto_enumTypes[1]
 }
 
 func (x ListBooksRequest_Sort) Number() protoreflect.EnumNumber {
@@ -86,7 +141,7 @@ func (x ListBooksRequest_Sort) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListBooksRequest_Sort.Descriptor instead.
 func (ListBooksRequest_Sort) EnumDescriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{1, 0}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // Book is a title on sale.
@@ -123,7 +178,9 @@ type Book struct {
 	// Version of this book for conditional requests; opaque.
 	Etag string `protobuf:"bytes,15,opt,name=etag,proto3" json:"etag,omitempty"`
 	// When the book was last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// What reviewers think; absent until somebody has reviewed it.
+	Rating        *Rating `protobuf:"bytes,17,opt,name=rating,proto3" json:"rating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +327,78 @@ func (x *Book) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Book) GetRating() *Rating {
+	if x != nil {
+		return x.Rating
+	}
+	return nil
+}
+
+// Rating is what the published reviews of a book say together.
+type Rating struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of published reviews.
+	ReviewCount int32 `protobuf:"varint,1,opt,name=review_count,json=reviewCount,proto3" json:"review_count,omitempty"`
+	// Mean of their stars, 1 to 5.
+	AverageStars float64 `protobuf:"fixed64,2,opt,name=average_stars,json=averageStars,proto3" json:"average_stars,omitempty"`
+	// Bayesian average, 1 to 5, for ordering: the mean, drawn towards that of all books while there are
+	// few reviews.
+	Score         float64 `protobuf:"fixed64,3,opt,name=score,proto3" json:"score,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rating) Reset() {
+	*x = Rating{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rating) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rating) ProtoMessage() {}
+
+func (x *Rating) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rating.ProtoReflect.Descriptor instead.
+func (*Rating) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Rating) GetReviewCount() int32 {
+	if x != nil {
+		return x.ReviewCount
+	}
+	return 0
+}
+
+func (x *Rating) GetAverageStars() float64 {
+	if x != nil {
+		return x.AverageStars
+	}
+	return 0
+}
+
+func (x *Rating) GetScore() float64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
 // ListBooksRequest filters and pages the list. All filters that are set must match.
 type ListBooksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -299,7 +428,7 @@ type ListBooksRequest struct {
 
 func (x *ListBooksRequest) Reset() {
 	*x = ListBooksRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[1]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +440,7 @@ func (x *ListBooksRequest) String() string {
 func (*ListBooksRequest) ProtoMessage() {}
 
 func (x *ListBooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[1]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,7 +453,7 @@ func (x *ListBooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBooksRequest.ProtoReflect.Descriptor instead.
 func (*ListBooksRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{1}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ListBooksRequest) GetPageSize() int32 {
@@ -410,7 +539,7 @@ type ListBooksResponse struct {
 
 func (x *ListBooksResponse) Reset() {
 	*x = ListBooksResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[2]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +551,7 @@ func (x *ListBooksResponse) String() string {
 func (*ListBooksResponse) ProtoMessage() {}
 
 func (x *ListBooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[2]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +564,7 @@ func (x *ListBooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBooksResponse.ProtoReflect.Descriptor instead.
 func (*ListBooksResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{2}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListBooksResponse) GetBooks() []*Book {
@@ -463,7 +592,7 @@ type GetBookRequest struct {
 
 func (x *GetBookRequest) Reset() {
 	*x = GetBookRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[3]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +604,7 @@ func (x *GetBookRequest) String() string {
 func (*GetBookRequest) ProtoMessage() {}
 
 func (x *GetBookRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[3]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +617,7 @@ func (x *GetBookRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBookRequest.ProtoReflect.Descriptor instead.
 func (*GetBookRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{3}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetBookRequest) GetId() string {
@@ -509,7 +638,7 @@ type GetBookResponse struct {
 
 func (x *GetBookResponse) Reset() {
 	*x = GetBookResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[4]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +650,7 @@ func (x *GetBookResponse) String() string {
 func (*GetBookResponse) ProtoMessage() {}
 
 func (x *GetBookResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[4]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +663,7 @@ func (x *GetBookResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBookResponse.ProtoReflect.Descriptor instead.
 func (*GetBookResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{4}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetBookResponse) GetBook() *Book {
@@ -555,7 +684,7 @@ type BatchGetBooksRequest struct {
 
 func (x *BatchGetBooksRequest) Reset() {
 	*x = BatchGetBooksRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[5]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +696,7 @@ func (x *BatchGetBooksRequest) String() string {
 func (*BatchGetBooksRequest) ProtoMessage() {}
 
 func (x *BatchGetBooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[5]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +709,7 @@ func (x *BatchGetBooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetBooksRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetBooksRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{5}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BatchGetBooksRequest) GetIds() []string {
@@ -603,7 +732,7 @@ type BatchGetBooksResponse struct {
 
 func (x *BatchGetBooksResponse) Reset() {
 	*x = BatchGetBooksResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[6]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +744,7 @@ func (x *BatchGetBooksResponse) String() string {
 func (*BatchGetBooksResponse) ProtoMessage() {}
 
 func (x *BatchGetBooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[6]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +757,7 @@ func (x *BatchGetBooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetBooksResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetBooksResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{6}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BatchGetBooksResponse) GetBooks() []*Book {
@@ -658,7 +787,7 @@ type StockLine struct {
 
 func (x *StockLine) Reset() {
 	*x = StockLine{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[7]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +799,7 @@ func (x *StockLine) String() string {
 func (*StockLine) ProtoMessage() {}
 
 func (x *StockLine) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[7]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +812,7 @@ func (x *StockLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StockLine.ProtoReflect.Descriptor instead.
 func (*StockLine) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{7}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StockLine) GetBookId() string {
@@ -715,7 +844,7 @@ type HoldStockRequest struct {
 
 func (x *HoldStockRequest) Reset() {
 	*x = HoldStockRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[8]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +856,7 @@ func (x *HoldStockRequest) String() string {
 func (*HoldStockRequest) ProtoMessage() {}
 
 func (x *HoldStockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[8]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +869,7 @@ func (x *HoldStockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldStockRequest.ProtoReflect.Descriptor instead.
 func (*HoldStockRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{8}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HoldStockRequest) GetHoldId() string {
@@ -783,7 +912,7 @@ type HeldLine struct {
 
 func (x *HeldLine) Reset() {
 	*x = HeldLine{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[9]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +924,7 @@ func (x *HeldLine) String() string {
 func (*HeldLine) ProtoMessage() {}
 
 func (x *HeldLine) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[9]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +937,7 @@ func (x *HeldLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldLine.ProtoReflect.Descriptor instead.
 func (*HeldLine) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{9}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeldLine) GetBookId() string {
@@ -857,7 +986,7 @@ type HoldStockResponse struct {
 
 func (x *HoldStockResponse) Reset() {
 	*x = HoldStockResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[10]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +998,7 @@ func (x *HoldStockResponse) String() string {
 func (*HoldStockResponse) ProtoMessage() {}
 
 func (x *HoldStockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[10]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1011,7 @@ func (x *HoldStockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldStockResponse.ProtoReflect.Descriptor instead.
 func (*HoldStockResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{10}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HoldStockResponse) GetLines() []*HeldLine {
@@ -903,7 +1032,7 @@ type CommitHoldRequest struct {
 
 func (x *CommitHoldRequest) Reset() {
 	*x = CommitHoldRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[11]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1044,7 @@ func (x *CommitHoldRequest) String() string {
 func (*CommitHoldRequest) ProtoMessage() {}
 
 func (x *CommitHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[11]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1057,7 @@ func (x *CommitHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitHoldRequest.ProtoReflect.Descriptor instead.
 func (*CommitHoldRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CommitHoldRequest) GetHoldId() string {
@@ -947,7 +1076,7 @@ type CommitHoldResponse struct {
 
 func (x *CommitHoldResponse) Reset() {
 	*x = CommitHoldResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1088,7 @@ func (x *CommitHoldResponse) String() string {
 func (*CommitHoldResponse) ProtoMessage() {}
 
 func (x *CommitHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1101,7 @@ func (x *CommitHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitHoldResponse.ProtoReflect.Descriptor instead.
 func (*CommitHoldResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 // ReleaseHoldRequest names the hold that ends.
@@ -986,7 +1115,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1127,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1140,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseHoldRequest) GetHoldId() string {
@@ -1030,7 +1159,7 @@ type ReleaseHoldResponse struct {
 
 func (x *ReleaseHoldResponse) Reset() {
 	*x = ReleaseHoldResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1171,7 @@ func (x *ReleaseHoldResponse) String() string {
 func (*ReleaseHoldResponse) ProtoMessage() {}
 
 func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1184,7 @@ func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 // ShipHoldRequest names the hold whose copies leave the house.
@@ -1069,7 +1198,7 @@ type ShipHoldRequest struct {
 
 func (x *ShipHoldRequest) Reset() {
 	*x = ShipHoldRequest{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1210,7 @@ func (x *ShipHoldRequest) String() string {
 func (*ShipHoldRequest) ProtoMessage() {}
 
 func (x *ShipHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1223,7 @@ func (x *ShipHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShipHoldRequest.ProtoReflect.Descriptor instead.
 func (*ShipHoldRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ShipHoldRequest) GetHoldId() string {
@@ -1113,7 +1242,7 @@ type ShipHoldResponse struct {
 
 func (x *ShipHoldResponse) Reset() {
 	*x = ShipHoldResponse{}
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1254,7 @@ func (x *ShipHoldResponse) String() string {
 func (*ShipHoldResponse) ProtoMessage() {}
 
 func (x *ShipHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,14 +1267,1853 @@ func (x *ShipHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShipHoldResponse.ProtoReflect.Descriptor instead.
 func (*ShipHoldResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+}
+
+// SearchBooksRequest says what is looked for. All filters that are set must match.
+type SearchBooksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is looked for, in any words.
+	Query string `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// Most books to answer; 10 when 0, at most 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Category slug.
+	Category string `protobuf:"bytes,3,opt,name=category,proto3" json:"category,omitempty"`
+	// Author's full name, case ignored.
+	Author string `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	// BCP 47 language tag.
+	Language string `protobuf:"bytes,5,opt,name=language,proto3" json:"language,omitempty"`
+	// Lowest price in minor units, inclusive; 0 for none.
+	MinPriceMinor int64 `protobuf:"varint,6,opt,name=min_price_minor,json=minPriceMinor,proto3" json:"min_price_minor,omitempty"`
+	// Highest price in minor units, inclusive; 0 for none.
+	MaxPriceMinor int64 `protobuf:"varint,7,opt,name=max_price_minor,json=maxPriceMinor,proto3" json:"max_price_minor,omitempty"`
+	// Only books that can be ordered now.
+	InStock bool `protobuf:"varint,8,opt,name=in_stock,json=inStock,proto3" json:"in_stock,omitempty"`
+	// Lowest Bayesian average, 1 to 5; 0 for any, also for books without reviews.
+	MinScore      float64 `protobuf:"fixed64,9,opt,name=min_score,json=minScore,proto3" json:"min_score,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchBooksRequest) Reset() {
+	*x = SearchBooksRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchBooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchBooksRequest) ProtoMessage() {}
+
+func (x *SearchBooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchBooksRequest.ProtoReflect.Descriptor instead.
+func (*SearchBooksRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SearchBooksRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *SearchBooksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchBooksRequest) GetCategory() string {
+	if x != nil {
+		return x.Category
+	}
+	return ""
+}
+
+func (x *SearchBooksRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *SearchBooksRequest) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *SearchBooksRequest) GetMinPriceMinor() int64 {
+	if x != nil {
+		return x.MinPriceMinor
+	}
+	return 0
+}
+
+func (x *SearchBooksRequest) GetMaxPriceMinor() int64 {
+	if x != nil {
+		return x.MaxPriceMinor
+	}
+	return 0
+}
+
+func (x *SearchBooksRequest) GetInStock() bool {
+	if x != nil {
+		return x.InStock
+	}
+	return false
+}
+
+func (x *SearchBooksRequest) GetMinScore() float64 {
+	if x != nil {
+		return x.MinScore
+	}
+	return 0
+}
+
+// SearchBooksResponse holds the best matches, the best first; none when nothing fits.
+type SearchBooksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The matches.
+	Hits []*SearchHit `protobuf:"bytes,1,rep,name=hits,proto3" json:"hits,omitempty"`
+	// How they were found.
+	Mode          SearchMode `protobuf:"varint,2,opt,name=mode,proto3,enum=bookworm.catalog.v1.SearchMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchBooksResponse) Reset() {
+	*x = SearchBooksResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchBooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchBooksResponse) ProtoMessage() {}
+
+func (x *SearchBooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchBooksResponse.ProtoReflect.Descriptor instead.
+func (*SearchBooksResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SearchBooksResponse) GetHits() []*SearchHit {
+	if x != nil {
+		return x.Hits
+	}
+	return nil
+}
+
+func (x *SearchBooksResponse) GetMode() SearchMode {
+	if x != nil {
+		return x.Mode
+	}
+	return SearchMode_SEARCH_MODE_UNSPECIFIED
+}
+
+// SearchHit is a book that was found.
+type SearchHit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book.
+	Book *Book `protobuf:"bytes,1,opt,name=book,proto3" json:"book,omitempty"`
+	// Whether the query is this book's very title or ISBN.
+	Exact         bool `protobuf:"varint,2,opt,name=exact,proto3" json:"exact,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchHit) Reset() {
+	*x = SearchHit{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchHit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchHit) ProtoMessage() {}
+
+func (x *SearchHit) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchHit.ProtoReflect.Descriptor instead.
+func (*SearchHit) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SearchHit) GetBook() *Book {
+	if x != nil {
+		return x.Book
+	}
+	return nil
+}
+
+func (x *SearchHit) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
+}
+
+// SimilarBooksRequest names the book.
+type SimilarBooksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Most books to answer; 10 when 0, at most 50.
+	PageSize      int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimilarBooksRequest) Reset() {
+	*x = SimilarBooksRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimilarBooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimilarBooksRequest) ProtoMessage() {}
+
+func (x *SimilarBooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimilarBooksRequest.ProtoReflect.Descriptor instead.
+func (*SimilarBooksRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SimilarBooksRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SimilarBooksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// SimilarBooksResponse holds the books that are like it, the nearest first.
+type SimilarBooksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The books.
+	Books []*Book `protobuf:"bytes,1,rep,name=books,proto3" json:"books,omitempty"`
+	// How they were found.
+	Mode          SearchMode `protobuf:"varint,2,opt,name=mode,proto3,enum=bookworm.catalog.v1.SearchMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SimilarBooksResponse) Reset() {
+	*x = SimilarBooksResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimilarBooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimilarBooksResponse) ProtoMessage() {}
+
+func (x *SimilarBooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimilarBooksResponse.ProtoReflect.Descriptor instead.
+func (*SimilarBooksResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SimilarBooksResponse) GetBooks() []*Book {
+	if x != nil {
+		return x.Books
+	}
+	return nil
+}
+
+func (x *SimilarBooksResponse) GetMode() SearchMode {
+	if x != nil {
+		return x.Mode
+	}
+	return SearchMode_SEARCH_MODE_UNSPECIFIED
+}
+
+// RecommendForMeRequest asks for books for the caller.
+type RecommendForMeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most books to answer; 10 when 0, at most 50.
+	PageSize      int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecommendForMeRequest) Reset() {
+	*x = RecommendForMeRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecommendForMeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecommendForMeRequest) ProtoMessage() {}
+
+func (x *RecommendForMeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecommendForMeRequest.ProtoReflect.Descriptor instead.
+func (*RecommendForMeRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RecommendForMeRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// RecommendForMeResponse holds the books, the best guess first.
+type RecommendForMeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The books.
+	Recommendations []*Recommendation `protobuf:"bytes,1,rep,name=recommendations,proto3" json:"recommendations,omitempty"`
+	// How they were found.
+	Mode          SearchMode `protobuf:"varint,2,opt,name=mode,proto3,enum=bookworm.catalog.v1.SearchMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecommendForMeResponse) Reset() {
+	*x = RecommendForMeResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecommendForMeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecommendForMeResponse) ProtoMessage() {}
+
+func (x *RecommendForMeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecommendForMeResponse.ProtoReflect.Descriptor instead.
+func (*RecommendForMeResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RecommendForMeResponse) GetRecommendations() []*Recommendation {
+	if x != nil {
+		return x.Recommendations
+	}
+	return nil
+}
+
+func (x *RecommendForMeResponse) GetMode() SearchMode {
+	if x != nil {
+		return x.Mode
+	}
+	return SearchMode_SEARCH_MODE_UNSPECIFIED
+}
+
+// Recommendation is a book and why it is there.
+type Recommendation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book.
+	Book *Book `protobuf:"bytes,1,opt,name=book,proto3" json:"book,omitempty"`
+	// The caller's own book that it is like; empty for a book that is there for its rating.
+	BecauseOfBookId string `protobuf:"bytes,2,opt,name=because_of_book_id,json=becauseOfBookId,proto3" json:"because_of_book_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Recommendation) Reset() {
+	*x = Recommendation{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recommendation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recommendation) ProtoMessage() {}
+
+func (x *Recommendation) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recommendation.ProtoReflect.Descriptor instead.
+func (*Recommendation) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Recommendation) GetBook() *Book {
+	if x != nil {
+		return x.Book
+	}
+	return nil
+}
+
+func (x *Recommendation) GetBecauseOfBookId() string {
+	if x != nil {
+		return x.BecauseOfBookId
+	}
+	return ""
+}
+
+// ListCategoriesRequest asks for all categories.
+type ListCategoriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCategoriesRequest) Reset() {
+	*x = ListCategoriesRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCategoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCategoriesRequest) ProtoMessage() {}
+
+func (x *ListCategoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCategoriesRequest.ProtoReflect.Descriptor instead.
+func (*ListCategoriesRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+}
+
+// ListCategoriesResponse holds them.
+type ListCategoriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The categories, by slug.
+	Categories    []*Category `protobuf:"bytes,1,rep,name=categories,proto3" json:"categories,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCategoriesResponse) Reset() {
+	*x = ListCategoriesResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCategoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCategoriesResponse) ProtoMessage() {}
+
+func (x *ListCategoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCategoriesResponse.ProtoReflect.Descriptor instead.
+func (*ListCategoriesResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListCategoriesResponse) GetCategories() []*Category {
+	if x != nil {
+		return x.Categories
+	}
+	return nil
+}
+
+// Category is a kind of book.
+type Category struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Slug, for example "science-fiction".
+	Slug string `protobuf:"bytes,1,opt,name=slug,proto3" json:"slug,omitempty"`
+	// Books on sale in it.
+	BookCount     int32 `protobuf:"varint,2,opt,name=book_count,json=bookCount,proto3" json:"book_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Category) Reset() {
+	*x = Category{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Category) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Category) ProtoMessage() {}
+
+func (x *Category) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Category.ProtoReflect.Descriptor instead.
+func (*Category) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Category) GetSlug() string {
+	if x != nil {
+		return x.Slug
+	}
+	return ""
+}
+
+func (x *Category) GetBookCount() int32 {
+	if x != nil {
+		return x.BookCount
+	}
+	return 0
+}
+
+// ListAuthorsRequest filters and pages the list.
+type ListAuthorsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Authors a page; 20 when 0, at most 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page. All other fields must be the same.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Words or beginnings of words of the name, case and accents ignored; empty for all.
+	Query         string `protobuf:"bytes,3,opt,name=query,proto3" json:"query,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuthorsRequest) Reset() {
+	*x = ListAuthorsRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuthorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuthorsRequest) ProtoMessage() {}
+
+func (x *ListAuthorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuthorsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuthorsRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListAuthorsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuthorsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListAuthorsRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+// ListAuthorsResponse is one page.
+type ListAuthorsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The authors of this page.
+	Authors []*Author `protobuf:"bytes,1,rep,name=authors,proto3" json:"authors,omitempty"`
+	// Token of the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuthorsResponse) Reset() {
+	*x = ListAuthorsResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuthorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuthorsResponse) ProtoMessage() {}
+
+func (x *ListAuthorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuthorsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuthorsResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListAuthorsResponse) GetAuthors() []*Author {
+	if x != nil {
+		return x.Authors
+	}
+	return nil
+}
+
+func (x *ListAuthorsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Author is somebody who wrote a book on sale.
+type Author struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name as on the cover.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Books on sale.
+	BookCount     int32 `protobuf:"varint,2,opt,name=book_count,json=bookCount,proto3" json:"book_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Author) Reset() {
+	*x = Author{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Author) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Author) ProtoMessage() {}
+
+func (x *Author) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Author.ProtoReflect.Descriptor instead.
+func (*Author) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Author) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Author) GetBookCount() int32 {
+	if x != nil {
+		return x.BookCount
+	}
+	return 0
+}
+
+// CreateBookRequest is a new book.
+type CreateBookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISBN-13, digits only, with a right check digit.
+	Isbn13 string `protobuf:"bytes,1,opt,name=isbn13,proto3" json:"isbn13,omitempty"`
+	// Title as printed.
+	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	// Subtitle, or empty.
+	Subtitle string `protobuf:"bytes,3,opt,name=subtitle,proto3" json:"subtitle,omitempty"`
+	// Authors in the order of the cover.
+	Authors []string `protobuf:"bytes,4,rep,name=authors,proto3" json:"authors,omitempty"`
+	// What the book is about, plain text.
+	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	// Publisher of this edition.
+	Publisher string `protobuf:"bytes,6,opt,name=publisher,proto3" json:"publisher,omitempty"`
+	// Year of first publication; negative before the common era.
+	PublicationYear int32 `protobuf:"varint,7,opt,name=publication_year,json=publicationYear,proto3" json:"publication_year,omitempty"`
+	// BCP 47 tag of the text's language, for example "en".
+	Language string `protobuf:"bytes,8,opt,name=language,proto3" json:"language,omitempty"`
+	// Number of pages.
+	PageCount int32 `protobuf:"varint,9,opt,name=page_count,json=pageCount,proto3" json:"page_count,omitempty"`
+	// Category slugs.
+	Categories []string `protobuf:"bytes,10,rep,name=categories,proto3" json:"categories,omitempty"`
+	// Price of one copy, without tax; at most 10 million minor units.
+	Price *v1.Money `protobuf:"bytes,11,opt,name=price,proto3" json:"price,omitempty"`
+	// Copies that are there when it goes on sale.
+	OpeningQuantity int32 `protobuf:"varint,12,opt,name=opening_quantity,json=openingQuantity,proto3" json:"opening_quantity,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *CreateBookRequest) Reset() {
+	*x = CreateBookRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateBookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateBookRequest) ProtoMessage() {}
+
+func (x *CreateBookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateBookRequest.ProtoReflect.Descriptor instead.
+func (*CreateBookRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CreateBookRequest) GetIsbn13() string {
+	if x != nil {
+		return x.Isbn13
+	}
+	return ""
+}
+
+func (x *CreateBookRequest) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *CreateBookRequest) GetSubtitle() string {
+	if x != nil {
+		return x.Subtitle
+	}
+	return ""
+}
+
+func (x *CreateBookRequest) GetAuthors() []string {
+	if x != nil {
+		return x.Authors
+	}
+	return nil
+}
+
+func (x *CreateBookRequest) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *CreateBookRequest) GetPublisher() string {
+	if x != nil {
+		return x.Publisher
+	}
+	return ""
+}
+
+func (x *CreateBookRequest) GetPublicationYear() int32 {
+	if x != nil {
+		return x.PublicationYear
+	}
+	return 0
+}
+
+func (x *CreateBookRequest) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *CreateBookRequest) GetPageCount() int32 {
+	if x != nil {
+		return x.PageCount
+	}
+	return 0
+}
+
+func (x *CreateBookRequest) GetCategories() []string {
+	if x != nil {
+		return x.Categories
+	}
+	return nil
+}
+
+func (x *CreateBookRequest) GetPrice() *v1.Money {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+func (x *CreateBookRequest) GetOpeningQuantity() int32 {
+	if x != nil {
+		return x.OpeningQuantity
+	}
+	return 0
+}
+
+// CreateBookResponse carries the book.
+type CreateBookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book as stored.
+	Book          *Book `protobuf:"bytes,1,opt,name=book,proto3" json:"book,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateBookResponse) Reset() {
+	*x = CreateBookResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateBookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateBookResponse) ProtoMessage() {}
+
+func (x *CreateBookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateBookResponse.ProtoReflect.Descriptor instead.
+func (*CreateBookResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CreateBookResponse) GetBook() *Book {
+	if x != nil {
+		return x.Book
+	}
+	return nil
+}
+
+// UpdateBookRequest changes a book.
+type UpdateBookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The fields to change, by their names in BookChange; at least one.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// The new values of the fields in update_mask; others are ignored.
+	Book *BookChange `protobuf:"bytes,3,opt,name=book,proto3" json:"book,omitempty"`
+	// The version that is meant, or empty for whichever there is.
+	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBookRequest) Reset() {
+	*x = UpdateBookRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBookRequest) ProtoMessage() {}
+
+func (x *UpdateBookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBookRequest.ProtoReflect.Descriptor instead.
+func (*UpdateBookRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *UpdateBookRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UpdateBookRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateBookRequest) GetBook() *BookChange {
+	if x != nil {
+		return x.Book
+	}
+	return nil
+}
+
+func (x *UpdateBookRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// BookChange holds the fields of a book that can change. Limits are those of CreateBookRequest.
+type BookChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISBN-13, digits only.
+	Isbn13 string `protobuf:"bytes,1,opt,name=isbn13,proto3" json:"isbn13,omitempty"`
+	// Title as printed.
+	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	// Subtitle, or empty.
+	Subtitle string `protobuf:"bytes,3,opt,name=subtitle,proto3" json:"subtitle,omitempty"`
+	// Authors in the order of the cover.
+	Authors []string `protobuf:"bytes,4,rep,name=authors,proto3" json:"authors,omitempty"`
+	// What the book is about, plain text.
+	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	// Publisher of this edition.
+	Publisher string `protobuf:"bytes,6,opt,name=publisher,proto3" json:"publisher,omitempty"`
+	// Year of first publication.
+	PublicationYear int32 `protobuf:"varint,7,opt,name=publication_year,json=publicationYear,proto3" json:"publication_year,omitempty"`
+	// BCP 47 tag.
+	Language string `protobuf:"bytes,8,opt,name=language,proto3" json:"language,omitempty"`
+	// Number of pages.
+	PageCount int32 `protobuf:"varint,9,opt,name=page_count,json=pageCount,proto3" json:"page_count,omitempty"`
+	// Category slugs.
+	Categories []string `protobuf:"bytes,10,rep,name=categories,proto3" json:"categories,omitempty"`
+	// Price of one copy, without tax.
+	Price         *v1.Money `protobuf:"bytes,11,opt,name=price,proto3" json:"price,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BookChange) Reset() {
+	*x = BookChange{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BookChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BookChange) ProtoMessage() {}
+
+func (x *BookChange) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BookChange.ProtoReflect.Descriptor instead.
+func (*BookChange) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *BookChange) GetIsbn13() string {
+	if x != nil {
+		return x.Isbn13
+	}
+	return ""
+}
+
+func (x *BookChange) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *BookChange) GetSubtitle() string {
+	if x != nil {
+		return x.Subtitle
+	}
+	return ""
+}
+
+func (x *BookChange) GetAuthors() []string {
+	if x != nil {
+		return x.Authors
+	}
+	return nil
+}
+
+func (x *BookChange) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *BookChange) GetPublisher() string {
+	if x != nil {
+		return x.Publisher
+	}
+	return ""
+}
+
+func (x *BookChange) GetPublicationYear() int32 {
+	if x != nil {
+		return x.PublicationYear
+	}
+	return 0
+}
+
+func (x *BookChange) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *BookChange) GetPageCount() int32 {
+	if x != nil {
+		return x.PageCount
+	}
+	return 0
+}
+
+func (x *BookChange) GetCategories() []string {
+	if x != nil {
+		return x.Categories
+	}
+	return nil
+}
+
+func (x *BookChange) GetPrice() *v1.Money {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+// UpdateBookResponse carries the book.
+type UpdateBookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book as it is now.
+	Book          *Book `protobuf:"bytes,1,opt,name=book,proto3" json:"book,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateBookResponse) Reset() {
+	*x = UpdateBookResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBookResponse) ProtoMessage() {}
+
+func (x *UpdateBookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBookResponse.ProtoReflect.Descriptor instead.
+func (*UpdateBookResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *UpdateBookResponse) GetBook() *Book {
+	if x != nil {
+		return x.Book
+	}
+	return nil
+}
+
+// ArchiveBookRequest names the book.
+type ArchiveBookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The version that is meant, or empty for whichever there is.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveBookRequest) Reset() {
+	*x = ArchiveBookRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveBookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveBookRequest) ProtoMessage() {}
+
+func (x *ArchiveBookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveBookRequest.ProtoReflect.Descriptor instead.
+func (*ArchiveBookRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ArchiveBookRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ArchiveBookRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// ArchiveBookResponse carries the book.
+type ArchiveBookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book as it is now.
+	Book          *Book `protobuf:"bytes,1,opt,name=book,proto3" json:"book,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveBookResponse) Reset() {
+	*x = ArchiveBookResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveBookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveBookResponse) ProtoMessage() {}
+
+func (x *ArchiveBookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveBookResponse.ProtoReflect.Descriptor instead.
+func (*ArchiveBookResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ArchiveBookResponse) GetBook() *Book {
+	if x != nil {
+		return x.Book
+	}
+	return nil
+}
+
+// RebuildSearchIndexRequest asks for a new index.
+type RebuildSearchIndexRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildSearchIndexRequest) Reset() {
+	*x = RebuildSearchIndexRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildSearchIndexRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildSearchIndexRequest) ProtoMessage() {}
+
+func (x *RebuildSearchIndexRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildSearchIndexRequest.ProtoReflect.Descriptor instead.
+func (*RebuildSearchIndexRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+}
+
+// RebuildSearchIndexResponse names the process.
+type RebuildSearchIndexResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The workflow's id, under which operators find it.
+	WorkflowId    string `protobuf:"bytes,1,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildSearchIndexResponse) Reset() {
+	*x = RebuildSearchIndexResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildSearchIndexResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildSearchIndexResponse) ProtoMessage() {}
+
+func (x *RebuildSearchIndexResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildSearchIndexResponse.ProtoReflect.Descriptor instead.
+func (*RebuildSearchIndexResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RebuildSearchIndexResponse) GetWorkflowId() string {
+	if x != nil {
+		return x.WorkflowId
+	}
+	return ""
+}
+
+// GetSearchIndexRequest asks about the index.
+type GetSearchIndexRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSearchIndexRequest) Reset() {
+	*x = GetSearchIndexRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSearchIndexRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSearchIndexRequest) ProtoMessage() {}
+
+func (x *GetSearchIndexRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSearchIndexRequest.ProtoReflect.Descriptor instead.
+func (*GetSearchIndexRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+}
+
+// GetSearchIndexResponse says how the index is.
+type GetSearchIndexResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The collection that answers searches; empty when there is none yet.
+	Collection string `protobuf:"bytes,1,opt,name=collection,proto3" json:"collection,omitempty"`
+	// Books in it.
+	IndexedCount int64 `protobuf:"varint,2,opt,name=indexed_count,json=indexedCount,proto3" json:"indexed_count,omitempty"`
+	// Books that should be in it.
+	BookCount int64 `protobuf:"varint,3,opt,name=book_count,json=bookCount,proto3" json:"book_count,omitempty"`
+	// Changes that have not reached it yet.
+	PendingCount int64 `protobuf:"varint,4,opt,name=pending_count,json=pendingCount,proto3" json:"pending_count,omitempty"`
+	// Whether a rebuild runs.
+	Rebuilding bool `protobuf:"varint,5,opt,name=rebuilding,proto3" json:"rebuilding,omitempty"`
+	// Books that the running rebuild has done.
+	RebuiltCount  int64 `protobuf:"varint,6,opt,name=rebuilt_count,json=rebuiltCount,proto3" json:"rebuilt_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSearchIndexResponse) Reset() {
+	*x = GetSearchIndexResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSearchIndexResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSearchIndexResponse) ProtoMessage() {}
+
+func (x *GetSearchIndexResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSearchIndexResponse.ProtoReflect.Descriptor instead.
+func (*GetSearchIndexResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GetSearchIndexResponse) GetCollection() string {
+	if x != nil {
+		return x.Collection
+	}
+	return ""
+}
+
+func (x *GetSearchIndexResponse) GetIndexedCount() int64 {
+	if x != nil {
+		return x.IndexedCount
+	}
+	return 0
+}
+
+func (x *GetSearchIndexResponse) GetBookCount() int64 {
+	if x != nil {
+		return x.BookCount
+	}
+	return 0
+}
+
+func (x *GetSearchIndexResponse) GetPendingCount() int64 {
+	if x != nil {
+		return x.PendingCount
+	}
+	return 0
+}
+
+func (x *GetSearchIndexResponse) GetRebuilding() bool {
+	if x != nil {
+		return x.Rebuilding
+	}
+	return false
+}
+
+func (x *GetSearchIndexResponse) GetRebuiltCount() int64 {
+	if x != nil {
+		return x.RebuiltCount
+	}
+	return 0
+}
+
+// SetBookRatingRequest is how a book is rated.
+type SetBookRatingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	// Version of the book's reviews; it grows with each change.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Published reviews with 1, 2, 3, 4 and 5 stars, in this order.
+	Histogram []int32 `protobuf:"varint,3,rep,packed,name=histogram,proto3" json:"histogram,omitempty"`
+	// Bayesian average, 1 to 5; 0 without a review.
+	Score         float64 `protobuf:"fixed64,4,opt,name=score,proto3" json:"score,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetBookRatingRequest) Reset() {
+	*x = SetBookRatingRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetBookRatingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetBookRatingRequest) ProtoMessage() {}
+
+func (x *SetBookRatingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetBookRatingRequest.ProtoReflect.Descriptor instead.
+func (*SetBookRatingRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SetBookRatingRequest) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+func (x *SetBookRatingRequest) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SetBookRatingRequest) GetHistogram() []int32 {
+	if x != nil {
+		return x.Histogram
+	}
+	return nil
+}
+
+func (x *SetBookRatingRequest) GetScore() float64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+// SetBookRatingResponse is empty.
+type SetBookRatingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetBookRatingResponse) Reset() {
+	*x = SetBookRatingResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetBookRatingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetBookRatingResponse) ProtoMessage() {}
+
+func (x *SetBookRatingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetBookRatingResponse.ProtoReflect.Descriptor instead.
+func (*SetBookRatingResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+}
+
+// ListBookRatingsRequest pages the list.
+type ListBookRatingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last book of the page before; empty for the first page.
+	AfterBookId string `protobuf:"bytes,1,opt,name=after_book_id,json=afterBookId,proto3" json:"after_book_id,omitempty"`
+	// Ratings a page; 500 when 0, at most 1000.
+	PageSize      int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBookRatingsRequest) Reset() {
+	*x = ListBookRatingsRequest{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBookRatingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBookRatingsRequest) ProtoMessage() {}
+
+func (x *ListBookRatingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBookRatingsRequest.ProtoReflect.Descriptor instead.
+func (*ListBookRatingsRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListBookRatingsRequest) GetAfterBookId() string {
+	if x != nil {
+		return x.AfterBookId
+	}
+	return ""
+}
+
+func (x *ListBookRatingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// ListBookRatingsResponse is one page.
+type ListBookRatingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ratings, by book id; the last page is shorter than was asked for.
+	Ratings       []*BookRating `protobuf:"bytes,1,rep,name=ratings,proto3" json:"ratings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBookRatingsResponse) Reset() {
+	*x = ListBookRatingsResponse{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBookRatingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBookRatingsResponse) ProtoMessage() {}
+
+func (x *ListBookRatingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBookRatingsResponse.ProtoReflect.Descriptor instead.
+func (*ListBookRatingsResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListBookRatingsResponse) GetRatings() []*BookRating {
+	if x != nil {
+		return x.Ratings
+	}
+	return nil
+}
+
+// BookRating is how the catalogue has a book's rating.
+type BookRating struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	// Version of the book's reviews.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Published reviews with 1, 2, 3, 4 and 5 stars, in this order.
+	Histogram     []int32 `protobuf:"varint,3,rep,packed,name=histogram,proto3" json:"histogram,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BookRating) Reset() {
+	*x = BookRating{}
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BookRating) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BookRating) ProtoMessage() {}
+
+func (x *BookRating) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_catalog_v1_catalog_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BookRating.ProtoReflect.Descriptor instead.
+func (*BookRating) Descriptor() ([]byte, []int) {
+	return file_bookworm_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *BookRating) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+func (x *BookRating) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *BookRating) GetHistogram() []int32 {
+	if x != nil {
+		return x.Histogram
+	}
+	return nil
 }
 
 var File_bookworm_catalog_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
-	"!bookworm/catalog/v1/catalog.proto\x12\x13bookworm.catalog.v1\x1a\x1fbookworm/access/v1/access.proto\x1a\x1cbookworm/type/v1/money.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x04\n" +
+	"!bookworm/catalog/v1/catalog.proto\x12\x13bookworm.catalog.v1\x1a\x1fbookworm/access/v1/access.proto\x1a\x1cbookworm/type/v1/money.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x04\n" +
 	"\x04Book\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06isbn13\x18\x02 \x01(\tR\x06isbn13\x12\x14\n" +
@@ -1167,7 +3135,12 @@ const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"\barchived\x18\x0e \x01(\bR\barchived\x12\x12\n" +
 	"\x04etag\x18\x0f \x01(\tR\x04etag\x12;\n" +
 	"\vupdate_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\x8a\x04\n" +
+	"updateTime\x123\n" +
+	"\x06rating\x18\x11 \x01(\v2\x1b.bookworm.catalog.v1.RatingR\x06rating\"f\n" +
+	"\x06Rating\x12!\n" +
+	"\freview_count\x18\x01 \x01(\x05R\vreviewCount\x12#\n" +
+	"\raverage_stars\x18\x02 \x01(\x01R\faverageStars\x12\x14\n" +
+	"\x05score\x18\x03 \x01(\x01R\x05score\"\x8a\x04\n" +
 	"\x10ListBooksRequest\x12&\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -1228,14 +3201,187 @@ const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x13ReleaseHoldResponse\"4\n" +
 	"\x0fShipHoldRequest\x12!\n" +
 	"\ahold_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06holdId\"\x12\n" +
-	"\x10ShipHoldResponse2\xa3\x03\n" +
+	"\x10ShipHoldResponse\"\xfd\x02\n" +
+	"\x12SearchBooksRequest\x12 \n" +
+	"\x05query\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xf4\x03R\x05query\x12&\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x182(\x00R\bpageSize\x12#\n" +
+	"\bcategory\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\bcategory\x12 \n" +
+	"\x06author\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x06author\x12#\n" +
+	"\blanguage\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18#R\blanguage\x12/\n" +
+	"\x0fmin_price_minor\x18\x06 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rminPriceMinor\x12/\n" +
+	"\x0fmax_price_minor\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rmaxPriceMinor\x12\x19\n" +
+	"\bin_stock\x18\b \x01(\bR\ainStock\x124\n" +
+	"\tmin_score\x18\t \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x14@)\x00\x00\x00\x00\x00\x00\x00\x00R\bminScore\"~\n" +
+	"\x13SearchBooksResponse\x122\n" +
+	"\x04hits\x18\x01 \x03(\v2\x1e.bookworm.catalog.v1.SearchHitR\x04hits\x123\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\x1f.bookworm.catalog.v1.SearchModeR\x04mode\"P\n" +
+	"\tSearchHit\x12-\n" +
+	"\x04book\x18\x01 \x01(\v2\x19.bookworm.catalog.v1.BookR\x04book\x12\x14\n" +
+	"\x05exact\x18\x02 \x01(\bR\x05exact\"W\n" +
+	"\x13SimilarBooksRequest\x12\x18\n" +
+	"\x02id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12&\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x182(\x00R\bpageSize\"|\n" +
+	"\x14SimilarBooksResponse\x12/\n" +
+	"\x05books\x18\x01 \x03(\v2\x19.bookworm.catalog.v1.BookR\x05books\x123\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\x1f.bookworm.catalog.v1.SearchModeR\x04mode\"?\n" +
+	"\x15RecommendForMeRequest\x12&\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x182(\x00R\bpageSize\"\x9c\x01\n" +
+	"\x16RecommendForMeResponse\x12M\n" +
+	"\x0frecommendations\x18\x01 \x03(\v2#.bookworm.catalog.v1.RecommendationR\x0frecommendations\x123\n" +
+	"\x04mode\x18\x02 \x01(\x0e2\x1f.bookworm.catalog.v1.SearchModeR\x04mode\"l\n" +
+	"\x0eRecommendation\x12-\n" +
+	"\x04book\x18\x01 \x01(\v2\x19.bookworm.catalog.v1.BookR\x04book\x12+\n" +
+	"\x12because_of_book_id\x18\x02 \x01(\tR\x0fbecauseOfBookId\"\x17\n" +
+	"\x15ListCategoriesRequest\"W\n" +
+	"\x16ListCategoriesResponse\x12=\n" +
+	"\n" +
+	"categories\x18\x01 \x03(\v2\x1d.bookworm.catalog.v1.CategoryR\n" +
+	"categories\"=\n" +
+	"\bCategory\x12\x12\n" +
+	"\x04slug\x18\x01 \x01(\tR\x04slug\x12\x1d\n" +
+	"\n" +
+	"book_count\x18\x02 \x01(\x05R\tbookCount\"\x85\x01\n" +
+	"\x12ListAuthorsRequest\x12&\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12\x1e\n" +
+	"\x05query\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\x05query\"t\n" +
+	"\x13ListAuthorsResponse\x125\n" +
+	"\aauthors\x18\x01 \x03(\v2\x1b.bookworm.catalog.v1.AuthorR\aauthors\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\";\n" +
+	"\x06Author\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"book_count\x18\x02 \x01(\x05R\tbookCount\"\xff\x04\n" +
+	"\x11CreateBookRequest\x120\n" +
+	"\x06isbn13\x18\x01 \x01(\tB\x18\xbaH\x15r\x132\x11^97[89][0-9]{10}$R\x06isbn13\x12 \n" +
+	"\x05title\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xac\x02R\x05title\x12$\n" +
+	"\bsubtitle\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xac\x02R\bsubtitle\x12-\n" +
+	"\aauthors\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10\x14\"\ar\x05\x10\x01\x18\xc8\x01R\aauthors\x12*\n" +
+	"\vdescription\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x90NR\vdescription\x12&\n" +
+	"\tpublisher\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\tpublisher\x12>\n" +
+	"\x10publication_year\x18\a \x01(\x05B\x13\xbaH\x10\x1a\x0e\x18\x98\x11(\xe0\xe0\xff\xff\xff\xff\xff\xff\xff\x01R\x0fpublicationYear\x12F\n" +
+	"\blanguage\x18\b \x01(\tB*\xbaH'r%2#^[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8})*$R\blanguage\x12*\n" +
+	"\n" +
+	"page_count\x18\t \x01(\x05B\v\xbaH\b\x1a\x06\x18\xa0\x8d\x06(\x00R\tpageCount\x12J\n" +
+	"\n" +
+	"categories\x18\n" +
+	" \x03(\tB*\xbaH'\x92\x01$\b\x01\x10\n" +
+	"\"\x1er\x1c\x18@2\x18^[a-z0-9]+(-[a-z0-9]+)*$R\n" +
+	"categories\x125\n" +
+	"\x05price\x18\v \x01(\v2\x17.bookworm.type.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\x05price\x126\n" +
+	"\x10opening_quantity\x18\f \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00R\x0fopeningQuantity\"C\n" +
+	"\x12CreateBookResponse\x12-\n" +
+	"\x04book\x18\x01 \x01(\v2\x19.bookworm.catalog.v1.BookR\x04book\"\xcc\x01\n" +
+	"\x11UpdateBookRequest\x12\x18\n" +
+	"\x02id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12C\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
+	"updateMask\x12;\n" +
+	"\x04book\x18\x03 \x01(\v2\x1f.bookworm.catalog.v1.BookChangeB\x06\xbaH\x03\xc8\x01\x01R\x04book\x12\x1b\n" +
+	"\x04etag\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"\xe5\x02\n" +
+	"\n" +
+	"BookChange\x12\x16\n" +
+	"\x06isbn13\x18\x01 \x01(\tR\x06isbn13\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12\x1a\n" +
+	"\bsubtitle\x18\x03 \x01(\tR\bsubtitle\x12\x18\n" +
+	"\aauthors\x18\x04 \x03(\tR\aauthors\x12 \n" +
+	"\vdescription\x18\x05 \x01(\tR\vdescription\x12\x1c\n" +
+	"\tpublisher\x18\x06 \x01(\tR\tpublisher\x12)\n" +
+	"\x10publication_year\x18\a \x01(\x05R\x0fpublicationYear\x12\x1a\n" +
+	"\blanguage\x18\b \x01(\tR\blanguage\x12\x1d\n" +
+	"\n" +
+	"page_count\x18\t \x01(\x05R\tpageCount\x12\x1e\n" +
+	"\n" +
+	"categories\x18\n" +
+	" \x03(\tR\n" +
+	"categories\x12-\n" +
+	"\x05price\x18\v \x01(\v2\x17.bookworm.type.v1.MoneyR\x05price\"C\n" +
+	"\x12UpdateBookResponse\x12-\n" +
+	"\x04book\x18\x01 \x01(\v2\x19.bookworm.catalog.v1.BookR\x04book\"K\n" +
+	"\x12ArchiveBookRequest\x12\x18\n" +
+	"\x02id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12\x1b\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"D\n" +
+	"\x13ArchiveBookResponse\x12-\n" +
+	"\x04book\x18\x01 \x01(\v2\x19.bookworm.catalog.v1.BookR\x04book\"\x1b\n" +
+	"\x19RebuildSearchIndexRequest\"=\n" +
+	"\x1aRebuildSearchIndexResponse\x12\x1f\n" +
+	"\vworkflow_id\x18\x01 \x01(\tR\n" +
+	"workflowId\"\x17\n" +
+	"\x15GetSearchIndexRequest\"\xe6\x01\n" +
+	"\x16GetSearchIndexResponse\x12\x1e\n" +
+	"\n" +
+	"collection\x18\x01 \x01(\tR\n" +
+	"collection\x12#\n" +
+	"\rindexed_count\x18\x02 \x01(\x03R\findexedCount\x12\x1d\n" +
+	"\n" +
+	"book_count\x18\x03 \x01(\x03R\tbookCount\x12#\n" +
+	"\rpending_count\x18\x04 \x01(\x03R\fpendingCount\x12\x1e\n" +
+	"\n" +
+	"rebuilding\x18\x05 \x01(\bR\n" +
+	"rebuilding\x12#\n" +
+	"\rrebuilt_count\x18\x06 \x01(\x03R\frebuiltCount\"\xbb\x01\n" +
+	"\x14SetBookRatingRequest\x12!\n" +
+	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\x12!\n" +
+	"\aversion\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\aversion\x12.\n" +
+	"\thistogram\x18\x03 \x03(\x05B\x10\xbaH\r\x92\x01\n" +
+	"\b\x05\x10\x05\"\x04\x1a\x02(\x00R\thistogram\x12-\n" +
+	"\x05score\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x14@)\x00\x00\x00\x00\x00\x00\x00\x00R\x05score\"\x17\n" +
+	"\x15SetBookRatingResponse\"r\n" +
+	"\x16ListBookRatingsRequest\x12/\n" +
+	"\rafter_book_id\x18\x01 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\vafterBookId\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\"T\n" +
+	"\x17ListBookRatingsResponse\x129\n" +
+	"\aratings\x18\x01 \x03(\v2\x1f.bookworm.catalog.v1.BookRatingR\aratings\"]\n" +
+	"\n" +
+	"BookRating\x12\x17\n" +
+	"\abook_id\x18\x01 \x01(\tR\x06bookId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x1c\n" +
+	"\thistogram\x18\x03 \x03(\x05R\thistogram*Z\n" +
+	"\n" +
+	"SearchMode\x12\x1b\n" +
+	"\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12SEARCH_MODE_HYBRID\x10\x01\x12\x17\n" +
+	"\x13SEARCH_MODE_LEXICAL\x10\x022\xf3\b\n" +
 	"\x0eCatalogService\x12{\n" +
 	"\tListBooks\x12%.bookworm.catalog.v1.ListBooksRequest\x1a&.bookworm.catalog.v1.ListBooksResponse\"\x1f\xaa\xd4\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/books\x90\x02\x01\x12\x80\x01\n" +
 	"\aGetBook\x12#.bookworm.catalog.v1.GetBookRequest\x1a$.bookworm.catalog.v1.GetBookResponse\"*\xaa\xd4\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x1ab\x04book\x12\x12/api/v1/books/{id}\x90\x02\x01\x12\x90\x01\n" +
 	"\rBatchGetBooks\x12).bookworm.catalog.v1.BatchGetBooksRequest\x1a*.bookworm.catalog.v1.BatchGetBooksResponse\"(\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/books:batchGet\x90\x02\x012\xa8\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/books:batchGet\x90\x02\x01\x12\x88\x01\n" +
+	"\vSearchBooks\x12'.bookworm.catalog.v1.SearchBooksRequest\x1a(.bookworm.catalog.v1.SearchBooksResponse\"&\xaa\xd4\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/books:search\x90\x02\x01\x12\x91\x01\n" +
+	"\fSimilarBooks\x12(.bookworm.catalog.v1.SimilarBooksRequest\x1a).bookworm.catalog.v1.SimilarBooksResponse\",\xaa\xd4\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/books/{id}/similar\x90\x02\x01\x12\x96\x01\n" +
+	"\x0eRecommendForMe\x12*.bookworm.catalog.v1.RecommendForMeRequest\x1a+.bookworm.catalog.v1.RecommendForMeResponse\"+\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/books:recommended\x90\x02\x01\x12\x8f\x01\n" +
+	"\x0eListCategories\x12*.bookworm.catalog.v1.ListCategoriesRequest\x1a+.bookworm.catalog.v1.ListCategoriesResponse\"$\xaa\xd4\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/categories\x90\x02\x01\x12\x83\x01\n" +
+	"\vListAuthors\x12'.bookworm.catalog.v1.ListAuthorsRequest\x1a(.bookworm.catalog.v1.ListAuthorsResponse\"!\xaa\xd4\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/authors\x90\x02\x012\x85\x06\n" +
+	"\x13CatalogAdminService\x12\x87\x01\n" +
+	"\n" +
+	"CreateBook\x12&.bookworm.catalog.v1.CreateBookRequest\x1a'.bookworm.catalog.v1.CreateBookResponse\"(\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x18:\x01*b\x04book\"\r/api/v1/books\x90\x02\x02\x12\x8c\x01\n" +
+	"\n" +
+	"UpdateBook\x12&.bookworm.catalog.v1.UpdateBookRequest\x1a'.bookworm.catalog.v1.UpdateBookResponse\"-\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x1d:\x01*b\x04book2\x12/api/v1/books/{id}\x90\x02\x02\x12\x97\x01\n" +
+	"\vArchiveBook\x12'.bookworm.catalog.v1.ArchiveBookRequest\x1a(.bookworm.catalog.v1.ArchiveBookResponse\"5\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02%:\x01*b\x04book\"\x1a/api/v1/books/{id}:archive\x90\x02\x02\x12\xa7\x01\n" +
+	"\x12RebuildSearchIndex\x12..bookworm.catalog.v1.RebuildSearchIndexRequest\x1a/.bookworm.catalog.v1.RebuildSearchIndexResponse\"0\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/searchIndex:rebuild\x90\x02\x02\x12\x90\x01\n" +
+	"\x0eGetSearchIndex\x12*.bookworm.catalog.v1.GetSearchIndexRequest\x1a+.bookworm.catalog.v1.GetSearchIndexResponse\"%\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/searchIndex\x90\x02\x012\x81\x02\n" +
+	"\x11BookRatingService\x12r\n" +
+	"\rSetBookRating\x12).bookworm.catalog.v1.SetBookRatingRequest\x1a*.bookworm.catalog.v1.SetBookRatingResponse\"\n" +
+	"\xaa\xd4\x18\x03\n" +
+	"\x01\x04\x90\x02\x02\x12x\n" +
+	"\x0fListBookRatings\x12+.bookworm.catalog.v1.ListBookRatingsRequest\x1a,.bookworm.catalog.v1.ListBookRatingsResponse\"\n" +
+	"\xaa\xd4\x18\x03\n" +
+	"\x01\x04\x90\x02\x012\xa8\x03\n" +
 	"\fStockService\x12c\n" +
 	"\tHoldStock\x12%.bookworm.catalog.v1.HoldStockRequest\x1a&.bookworm.catalog.v1.HoldStockResponse\"\a\xaa\xd4\x18\x03\n" +
 	"\x01\x04\x12f\n" +
@@ -1260,60 +3406,136 @@ func file_bookworm_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_bookworm_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_bookworm_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bookworm_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_bookworm_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_bookworm_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_bookworm_catalog_v1_catalog_proto_goTypes = []any{
-	(ListBooksRequest_Sort)(0),    // 0: bookworm.catalog.v1.ListBooksRequest.Sort
-	(*Book)(nil),                  // 1: bookworm.catalog.v1.Book
-	(*ListBooksRequest)(nil),      // 2: bookworm.catalog.v1.ListBooksRequest
-	(*ListBooksResponse)(nil),     // 3: bookworm.catalog.v1.ListBooksResponse
-	(*GetBookRequest)(nil),        // 4: bookworm.catalog.v1.GetBookRequest
-	(*GetBookResponse)(nil),       // 5: bookworm.catalog.v1.GetBookResponse
-	(*BatchGetBooksRequest)(nil),  // 6: bookworm.catalog.v1.BatchGetBooksRequest
-	(*BatchGetBooksResponse)(nil), // 7: bookworm.catalog.v1.BatchGetBooksResponse
-	(*StockLine)(nil),             // 8: bookworm.catalog.v1.StockLine
-	(*HoldStockRequest)(nil),      // 9: bookworm.catalog.v1.HoldStockRequest
-	(*HeldLine)(nil),              // 10: bookworm.catalog.v1.HeldLine
-	(*HoldStockResponse)(nil),     // 11: bookworm.catalog.v1.HoldStockResponse
-	(*CommitHoldRequest)(nil),     // 12: bookworm.catalog.v1.CommitHoldRequest
-	(*CommitHoldResponse)(nil),    // 13: bookworm.catalog.v1.CommitHoldResponse
-	(*ReleaseHoldRequest)(nil),    // 14: bookworm.catalog.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),   // 15: bookworm.catalog.v1.ReleaseHoldResponse
-	(*ShipHoldRequest)(nil),       // 16: bookworm.catalog.v1.ShipHoldRequest
-	(*ShipHoldResponse)(nil),      // 17: bookworm.catalog.v1.ShipHoldResponse
-	(*v1.Money)(nil),              // 18: bookworm.type.v1.Money
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(SearchMode)(0),                    // 0: bookworm.catalog.v1.SearchMode
+	(ListBooksRequest_Sort)(0),         // 1: bookworm.catalog.v1.ListBooksRequest.Sort
+	(*Book)(nil),                       // 2: bookworm.catalog.v1.Book
+	(*Rating)(nil),                     // 3: bookworm.catalog.v1.Rating
+	(*ListBooksRequest)(nil),           // 4: bookworm.catalog.v1.ListBooksRequest
+	(*ListBooksResponse)(nil),          // 5: bookworm.catalog.v1.ListBooksResponse
+	(*GetBookRequest)(nil),             // 6: bookworm.catalog.v1.GetBookRequest
+	(*GetBookResponse)(nil),            // 7: bookworm.catalog.v1.GetBookResponse
+	(*BatchGetBooksRequest)(nil),       // 8: bookworm.catalog.v1.BatchGetBooksRequest
+	(*BatchGetBooksResponse)(nil),      // 9: bookworm.catalog.v1.BatchGetBooksResponse
+	(*StockLine)(nil),                  // 10: bookworm.catalog.v1.StockLine
+	(*HoldStockRequest)(nil),           // 11: bookworm.catalog.v1.HoldStockRequest
+	(*HeldLine)(nil),                   // 12: bookworm.catalog.v1.HeldLine
+	(*HoldStockResponse)(nil),          // 13: bookworm.catalog.v1.HoldStockResponse
+	(*CommitHoldRequest)(nil),          // 14: bookworm.catalog.v1.CommitHoldRequest
+	(*CommitHoldResponse)(nil),         // 15: bookworm.catalog.v1.CommitHoldResponse
+	(*ReleaseHoldRequest)(nil),         // 16: bookworm.catalog.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),        // 17: bookworm.catalog.v1.ReleaseHoldResponse
+	(*ShipHoldRequest)(nil),            // 18: bookworm.catalog.v1.ShipHoldRequest
+	(*ShipHoldResponse)(nil),           // 19: bookworm.catalog.v1.ShipHoldResponse
+	(*SearchBooksRequest)(nil),         // 20: bookworm.catalog.v1.SearchBooksRequest
+	(*SearchBooksResponse)(nil),        // 21: bookworm.catalog.v1.SearchBooksResponse
+	(*SearchHit)(nil),                  // 22: bookworm.catalog.v1.SearchHit
+	(*SimilarBooksRequest)(nil),        // 23: bookworm.catalog.v1.SimilarBooksRequest
+	(*SimilarBooksResponse)(nil),       // 24: bookworm.catalog.v1.SimilarBooksResponse
+	(*RecommendForMeRequest)(nil),      // 25: bookworm.catalog.v1.RecommendForMeRequest
+	(*RecommendForMeResponse)(nil),     // 26: bookworm.catalog.v1.RecommendForMeResponse
+	(*Recommendation)(nil),             // 27: bookworm.catalog.v1.Recommendation
+	(*ListCategoriesRequest)(nil),      // 28: bookworm.catalog.v1.ListCategoriesRequest
+	(*ListCategoriesResponse)(nil),     // 29: bookworm.catalog.v1.ListCategoriesResponse
+	(*Category)(nil),                   // 30: bookworm.catalog.v1.Category
+	(*ListAuthorsRequest)(nil),         // 31: bookworm.catalog.v1.ListAuthorsRequest
+	(*ListAuthorsResponse)(nil),        // 32: bookworm.catalog.v1.ListAuthorsResponse
+	(*Author)(nil),                     // 33: bookworm.catalog.v1.Author
+	(*CreateBookRequest)(nil),          // 34: bookworm.catalog.v1.CreateBookRequest
+	(*CreateBookResponse)(nil),         // 35: bookworm.catalog.v1.CreateBookResponse
+	(*UpdateBookRequest)(nil),          // 36: bookworm.catalog.v1.UpdateBookRequest
+	(*BookChange)(nil),                 // 37: bookworm.catalog.v1.BookChange
+	(*UpdateBookResponse)(nil),         // 38: bookworm.catalog.v1.UpdateBookResponse
+	(*ArchiveBookRequest)(nil),         // 39: bookworm.catalog.v1.ArchiveBookRequest
+	(*ArchiveBookResponse)(nil),        // 40: bookworm.catalog.v1.ArchiveBookResponse
+	(*RebuildSearchIndexRequest)(nil),  // 41: bookworm.catalog.v1.RebuildSearchIndexRequest
+	(*RebuildSearchIndexResponse)(nil), // 42: bookworm.catalog.v1.RebuildSearchIndexResponse
+	(*GetSearchIndexRequest)(nil),      // 43: bookworm.catalog.v1.GetSearchIndexRequest
+	(*GetSearchIndexResponse)(nil),     // 44: bookworm.catalog.v1.GetSearchIndexResponse
+	(*SetBookRatingRequest)(nil),       // 45: bookworm.catalog.v1.SetBookRatingRequest
+	(*SetBookRatingResponse)(nil),      // 46: bookworm.catalog.v1.SetBookRatingResponse
+	(*ListBookRatingsRequest)(nil),     // 47: bookworm.catalog.v1.ListBookRatingsRequest
+	(*ListBookRatingsResponse)(nil),    // 48: bookworm.catalog.v1.ListBookRatingsResponse
+	(*BookRating)(nil),                 // 49: bookworm.catalog.v1.BookRating
+	(*v1.Money)(nil),                   // 50: bookworm.type.v1.Money
+	(*timestamppb.Timestamp)(nil),      // 51: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),      // 52: google.protobuf.FieldMask
 }
 var file_bookworm_catalog_v1_catalog_proto_depIdxs = []int32{
-	18, // 0: bookworm.catalog.v1.Book.price:type_name -> bookworm.type.v1.Money
-	19, // 1: bookworm.catalog.v1.Book.update_time:type_name -> google.protobuf.Timestamp
-	0,  // 2: bookworm.catalog.v1.ListBooksRequest.sort:type_name -> bookworm.catalog.v1.ListBooksRequest.Sort
-	1,  // 3: bookworm.catalog.v1.ListBooksResponse.books:type_name -> bookworm.catalog.v1.Book
-	1,  // 4: bookworm.catalog.v1.GetBookResponse.book:type_name -> bookworm.catalog.v1.Book
-	1,  // 5: bookworm.catalog.v1.BatchGetBooksResponse.books:type_name -> bookworm.catalog.v1.Book
-	8,  // 6: bookworm.catalog.v1.HoldStockRequest.lines:type_name -> bookworm.catalog.v1.StockLine
-	19, // 7: bookworm.catalog.v1.HoldStockRequest.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 8: bookworm.catalog.v1.HeldLine.unit_price:type_name -> bookworm.type.v1.Money
-	10, // 9: bookworm.catalog.v1.HoldStockResponse.lines:type_name -> bookworm.catalog.v1.HeldLine
-	2,  // 10: bookworm.catalog.v1.CatalogService.ListBooks:input_type -> bookworm.catalog.v1.ListBooksRequest
-	4,  // 11: bookworm.catalog.v1.CatalogService.GetBook:input_type -> bookworm.catalog.v1.GetBookRequest
-	6,  // 12: bookworm.catalog.v1.CatalogService.BatchGetBooks:input_type -> bookworm.catalog.v1.BatchGetBooksRequest
-	9,  // 13: bookworm.catalog.v1.StockService.HoldStock:input_type -> bookworm.catalog.v1.HoldStockRequest
-	12, // 14: bookworm.catalog.v1.StockService.CommitHold:input_type -> bookworm.catalog.v1.CommitHoldRequest
-	14, // 15: bookworm.catalog.v1.StockService.ReleaseHold:input_type -> bookworm.catalog.v1.ReleaseHoldRequest
-	16, // 16: bookworm.catalog.v1.StockService.ShipHold:input_type -> bookworm.catalog.v1.ShipHoldRequest
-	3,  // 17: bookworm.catalog.v1.CatalogService.ListBooks:output_type -> bookworm.catalog.v1.ListBooksResponse
-	5,  // 18: bookworm.catalog.v1.CatalogService.GetBook:output_type -> bookworm.catalog.v1.GetBookResponse
-	7,  // 19: bookworm.catalog.v1.CatalogService.BatchGetBooks:output_type -> bookworm.catalog.v1.BatchGetBooksResponse
-	11, // 20: bookworm.catalog.v1.StockService.HoldStock:output_type -> bookworm.catalog.v1.HoldStockResponse
-	13, // 21: bookworm.catalog.v1.StockService.CommitHold:output_type -> bookworm.catalog.v1.CommitHoldResponse
-	15, // 22: bookworm.catalog.v1.StockService.ReleaseHold:output_type -> bookworm.catalog.v1.ReleaseHoldResponse
-	17, // 23: bookworm.catalog.v1.StockService.ShipHold:output_type -> bookworm.catalog.v1.ShipHoldResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	50, // 0: bookworm.catalog.v1.Book.price:type_name -> bookworm.type.v1.Money
+	51, // 1: bookworm.catalog.v1.Book.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 2: bookworm.catalog.v1.Book.rating:type_name -> bookworm.catalog.v1.Rating
+	1,  // 3: bookworm.catalog.v1.ListBooksRequest.sort:type_name -> bookworm.catalog.v1.ListBooksRequest.Sort
+	2,  // 4: bookworm.catalog.v1.ListBooksResponse.books:type_name -> bookworm.catalog.v1.Book
+	2,  // 5: bookworm.catalog.v1.GetBookResponse.book:type_name -> bookworm.catalog.v1.Book
+	2,  // 6: bookworm.catalog.v1.BatchGetBooksResponse.books:type_name -> bookworm.catalog.v1.Book
+	10, // 7: bookworm.catalog.v1.HoldStockRequest.lines:type_name -> bookworm.catalog.v1.StockLine
+	51, // 8: bookworm.catalog.v1.HoldStockRequest.expire_time:type_name -> google.protobuf.Timestamp
+	50, // 9: bookworm.catalog.v1.HeldLine.unit_price:type_name -> bookworm.type.v1.Money
+	12, // 10: bookworm.catalog.v1.HoldStockResponse.lines:type_name -> bookworm.catalog.v1.HeldLine
+	22, // 11: bookworm.catalog.v1.SearchBooksResponse.hits:type_name -> bookworm.catalog.v1.SearchHit
+	0,  // 12: bookworm.catalog.v1.SearchBooksResponse.mode:type_name -> bookworm.catalog.v1.SearchMode
+	2,  // 13: bookworm.catalog.v1.SearchHit.book:type_name -> bookworm.catalog.v1.Book
+	2,  // 14: bookworm.catalog.v1.SimilarBooksResponse.books:type_name -> bookworm.catalog.v1.Book
+	0,  // 15: bookworm.catalog.v1.SimilarBooksResponse.mode:type_name -> bookworm.catalog.v1.SearchMode
+	27, // 16: bookworm.catalog.v1.RecommendForMeResponse.recommendations:type_name -> bookworm.catalog.v1.Recommendation
+	0,  // 17: bookworm.catalog.v1.RecommendForMeResponse.mode:type_name -> bookworm.catalog.v1.SearchMode
+	2,  // 18: bookworm.catalog.v1.Recommendation.book:type_name -> bookworm.catalog.v1.Book
+	30, // 19: bookworm.catalog.v1.ListCategoriesResponse.categories:type_name -> bookworm.catalog.v1.Category
+	33, // 20: bookworm.catalog.v1.ListAuthorsResponse.authors:type_name -> bookworm.catalog.v1.Author
+	50, // 21: bookworm.catalog.v1.CreateBookRequest.price:type_name -> bookworm.type.v1.Money
+	2,  // 22: bookworm.catalog.v1.CreateBookResponse.book:type_name -> bookworm.catalog.v1.Book
+	52, // 23: bookworm.catalog.v1.UpdateBookRequest.update_mask:type_name -> google.protobuf.FieldMask
+	37, // 24: bookworm.catalog.v1.UpdateBookRequest.book:type_name -> bookworm.catalog.v1.BookChange
+	50, // 25: bookworm.catalog.v1.BookChange.price:type_name -> bookworm.type.v1.Money
+	2,  // 26: bookworm.catalog.v1.UpdateBookResponse.book:type_name -> bookworm.catalog.v1.Book
+	2,  // 27: bookworm.catalog.v1.ArchiveBookResponse.book:type_name -> bookworm.catalog.v1.Book
+	49, // 28: bookworm.catalog.v1.ListBookRatingsResponse.ratings:type_name -> bookworm.catalog.v1.BookRating
+	4,  // 29: bookworm.catalog.v1.CatalogService.ListBooks:input_type -> bookworm.catalog.v1.ListBooksRequest
+	6,  // 30: bookworm.catalog.v1.CatalogService.GetBook:input_type -> bookworm.catalog.v1.GetBookRequest
+	8,  // 31: bookworm.catalog.v1.CatalogService.BatchGetBooks:input_type -> bookworm.catalog.v1.BatchGetBooksRequest
+	20, // 32: bookworm.catalog.v1.CatalogService.SearchBooks:input_type -> bookworm.catalog.v1.SearchBooksRequest
+	23, // 33: bookworm.catalog.v1.CatalogService.SimilarBooks:input_type -> bookworm.catalog.v1.SimilarBooksRequest
+	25, // 34: bookworm.catalog.v1.CatalogService.RecommendForMe:input_type -> bookworm.catalog.v1.RecommendForMeRequest
+	28, // 35: bookworm.catalog.v1.CatalogService.ListCategories:input_type -> bookworm.catalog.v1.ListCategoriesRequest
+	31, // 36: bookworm.catalog.v1.CatalogService.ListAuthors:input_type -> bookworm.catalog.v1.ListAuthorsRequest
+	34, // 37: bookworm.catalog.v1.CatalogAdminService.CreateBook:input_type -> bookworm.catalog.v1.CreateBookRequest
+	36, // 38: bookworm.catalog.v1.CatalogAdminService.UpdateBook:input_type -> bookworm.catalog.v1.UpdateBookRequest
+	39, // 39: bookworm.catalog.v1.CatalogAdminService.ArchiveBook:input_type -> bookworm.catalog.v1.ArchiveBookRequest
+	41, // 40: bookworm.catalog.v1.CatalogAdminService.RebuildSearchIndex:input_type -> bookworm.catalog.v1.RebuildSearchIndexRequest
+	43, // 41: bookworm.catalog.v1.CatalogAdminService.GetSearchIndex:input_type -> bookworm.catalog.v1.GetSearchIndexRequest
+	45, // 42: bookworm.catalog.v1.BookRatingService.SetBookRating:input_type -> bookworm.catalog.v1.SetBookRatingRequest
+	47, // 43: bookworm.catalog.v1.BookRatingService.ListBookRatings:input_type -> bookworm.catalog.v1.ListBookRatingsRequest
+	11, // 44: bookworm.catalog.v1.StockService.HoldStock:input_type -> bookworm.catalog.v1.HoldStockRequest
+	14, // 45: bookworm.catalog.v1.StockService.CommitHold:input_type -> bookworm.catalog.v1.CommitHoldRequest
+	16, // 46: bookworm.catalog.v1.StockService.ReleaseHold:input_type -> bookworm.catalog.v1.ReleaseHoldRequest
+	18, // 47: bookworm.catalog.v1.StockService.ShipHold:input_type -> bookworm.catalog.v1.ShipHoldRequest
+	5,  // 48: bookworm.catalog.v1.CatalogService.ListBooks:output_type -> bookworm.catalog.v1.ListBooksResponse
+	7,  // 49: bookworm.catalog.v1.CatalogService.GetBook:output_type -> bookworm.catalog.v1.GetBookResponse
+	9,  // 50: bookworm.catalog.v1.CatalogService.BatchGetBooks:output_type -> bookworm.catalog.v1.BatchGetBooksResponse
+	21, // 51: bookworm.catalog.v1.CatalogService.SearchBooks:output_type -> bookworm.catalog.v1.SearchBooksResponse
+	24, // 52: bookworm.catalog.v1.CatalogService.SimilarBooks:output_type -> bookworm.catalog.v1.SimilarBooksResponse
+	26, // 53: bookworm.catalog.v1.CatalogService.RecommendForMe:output_type -> bookworm.catalog.v1.RecommendForMeResponse
+	29, // 54: bookworm.catalog.v1.CatalogService.ListCategories:output_type -> bookworm.catalog.v1.ListCategoriesResponse
+	32, // 55: bookworm.catalog.v1.CatalogService.ListAuthors:output_type -> bookworm.catalog.v1.ListAuthorsResponse
+	35, // 56: bookworm.catalog.v1.CatalogAdminService.CreateBook:output_type -> bookworm.catalog.v1.CreateBookResponse
+	38, // 57: bookworm.catalog.v1.CatalogAdminService.UpdateBook:output_type -> bookworm.catalog.v1.UpdateBookResponse
+	40, // 58: bookworm.catalog.v1.CatalogAdminService.ArchiveBook:output_type -> bookworm.catalog.v1.ArchiveBookResponse
+	42, // 59: bookworm.catalog.v1.CatalogAdminService.RebuildSearchIndex:output_type -> bookworm.catalog.v1.RebuildSearchIndexResponse
+	44, // 60: bookworm.catalog.v1.CatalogAdminService.GetSearchIndex:output_type -> bookworm.catalog.v1.GetSearchIndexResponse
+	46, // 61: bookworm.catalog.v1.BookRatingService.SetBookRating:output_type -> bookworm.catalog.v1.SetBookRatingResponse
+	48, // 62: bookworm.catalog.v1.BookRatingService.ListBookRatings:output_type -> bookworm.catalog.v1.ListBookRatingsResponse
+	13, // 63: bookworm.catalog.v1.StockService.HoldStock:output_type -> bookworm.catalog.v1.HoldStockResponse
+	15, // 64: bookworm.catalog.v1.StockService.CommitHold:output_type -> bookworm.catalog.v1.CommitHoldResponse
+	17, // 65: bookworm.catalog.v1.StockService.ReleaseHold:output_type -> bookworm.catalog.v1.ReleaseHoldResponse
+	19, // 66: bookworm.catalog.v1.StockService.ShipHold:output_type -> bookworm.catalog.v1.ShipHoldResponse
+	48, // [48:67] is the sub-list for method output_type
+	29, // [29:48] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_bookworm_catalog_v1_catalog_proto_init() }
@@ -1326,10 +3548,10 @@ func file_bookworm_catalog_v1_catalog_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bookworm_catalog_v1_catalog_proto_rawDesc), len(file_bookworm_catalog_v1_catalog_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   17,
+			NumEnums:      2,
+			NumMessages:   48,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   4,
 		},
 		GoTypes:           file_bookworm_catalog_v1_catalog_proto_goTypes,
 		DependencyIndexes: file_bookworm_catalog_v1_catalog_proto_depIdxs,

@@ -21,9 +21,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CatalogService_ListBooks_FullMethodName     = "/bookworm.catalog.v1.CatalogService/ListBooks"
-	CatalogService_GetBook_FullMethodName       = "/bookworm.catalog.v1.CatalogService/GetBook"
-	CatalogService_BatchGetBooks_FullMethodName = "/bookworm.catalog.v1.CatalogService/BatchGetBooks"
+	CatalogService_ListBooks_FullMethodName      = "/bookworm.catalog.v1.CatalogService/ListBooks"
+	CatalogService_GetBook_FullMethodName        = "/bookworm.catalog.v1.CatalogService/GetBook"
+	CatalogService_BatchGetBooks_FullMethodName  = "/bookworm.catalog.v1.CatalogService/BatchGetBooks"
+	CatalogService_SearchBooks_FullMethodName    = "/bookworm.catalog.v1.CatalogService/SearchBooks"
+	CatalogService_SimilarBooks_FullMethodName   = "/bookworm.catalog.v1.CatalogService/SimilarBooks"
+	CatalogService_RecommendForMe_FullMethodName = "/bookworm.catalog.v1.CatalogService/RecommendForMe"
+	CatalogService_ListCategories_FullMethodName = "/bookworm.catalog.v1.CatalogService/ListCategories"
+	CatalogService_ListAuthors_FullMethodName    = "/bookworm.catalog.v1.CatalogService/ListAuthors"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -41,6 +46,21 @@ type CatalogServiceClient interface {
 	// BatchGetBooks returns the books of the ids, in the order of the ids. Ids without a book are
 	// named in missing_ids; they are no error.
 	BatchGetBooks(ctx context.Context, in *BatchGetBooksRequest, opts ...grpc.CallOption) (*BatchGetBooksResponse, error)
+	// SearchBooks finds the books on sale that fit what somebody says in their own words: a title, an
+	// ISBN, an author, a theme, a mood, "books like ...". The best comes first; there are no further
+	// pages, because a rank has no place to read on from (ListBooks pages through everything).
+	SearchBooks(ctx context.Context, in *SearchBooksRequest, opts ...grpc.CallOption) (*SearchBooksResponse, error)
+	// SimilarBooks finds books on sale that are like one book; never that book itself.
+	// Errors: BOOK_NOT_FOUND.
+	SimilarBooks(ctx context.Context, in *SimilarBooksRequest, opts ...grpc.CallOption) (*SimilarBooksResponse, error)
+	// RecommendForMe finds books on sale for the caller from what they bought and how they rated it;
+	// never one they own. Without either it answers the best rated books.
+	RecommendForMe(ctx context.Context, in *RecommendForMeRequest, opts ...grpc.CallOption) (*RecommendForMeResponse, error)
+	// ListCategories lists the categories of the books on sale, by name.
+	ListCategories(ctx context.Context, in *ListCategoriesRequest, opts ...grpc.CallOption) (*ListCategoriesResponse, error)
+	// ListAuthors lists the authors of the books on sale, by name, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListAuthors(ctx context.Context, in *ListAuthorsRequest, opts ...grpc.CallOption) (*ListAuthorsResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -81,6 +101,56 @@ func (c *catalogServiceClient) BatchGetBooks(ctx context.Context, in *BatchGetBo
 	return out, nil
 }
 
+func (c *catalogServiceClient) SearchBooks(ctx context.Context, in *SearchBooksRequest, opts ...grpc.CallOption) (*SearchBooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchBooksResponse)
+	err := c.cc.Invoke(ctx, CatalogService_SearchBooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogServiceClient) SimilarBooks(ctx context.Context, in *SimilarBooksRequest, opts ...grpc.CallOption) (*SimilarBooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimilarBooksResponse)
+	err := c.cc.Invoke(ctx, CatalogService_SimilarBooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogServiceClient) RecommendForMe(ctx context.Context, in *RecommendForMeRequest, opts ...grpc.CallOption) (*RecommendForMeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecommendForMeResponse)
+	err := c.cc.Invoke(ctx, CatalogService_RecommendForMe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogServiceClient) ListCategories(ctx context.Context, in *ListCategoriesRequest, opts ...grpc.CallOption) (*ListCategoriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCategoriesResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListCategories_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogServiceClient) ListAuthors(ctx context.Context, in *ListAuthorsRequest, opts ...grpc.CallOption) (*ListAuthorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuthorsResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListAuthors_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -96,6 +166,21 @@ type CatalogServiceServer interface {
 	// BatchGetBooks returns the books of the ids, in the order of the ids. Ids without a book are
 	// named in missing_ids; they are no error.
 	BatchGetBooks(context.Context, *BatchGetBooksRequest) (*BatchGetBooksResponse, error)
+	// SearchBooks finds the books on sale that fit what somebody says in their own words: a title, an
+	// ISBN, an author, a theme, a mood, "books like ...". The best comes first; there are no further
+	// pages, because a rank has no place to read on from (ListBooks pages through everything).
+	SearchBooks(context.Context, *SearchBooksRequest) (*SearchBooksResponse, error)
+	// SimilarBooks finds books on sale that are like one book; never that book itself.
+	// Errors: BOOK_NOT_FOUND.
+	SimilarBooks(context.Context, *SimilarBooksRequest) (*SimilarBooksResponse, error)
+	// RecommendForMe finds books on sale for the caller from what they bought and how they rated it;
+	// never one they own. Without either it answers the best rated books.
+	RecommendForMe(context.Context, *RecommendForMeRequest) (*RecommendForMeResponse, error)
+	// ListCategories lists the categories of the books on sale, by name.
+	ListCategories(context.Context, *ListCategoriesRequest) (*ListCategoriesResponse, error)
+	// ListAuthors lists the authors of the books on sale, by name, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListAuthors(context.Context, *ListAuthorsRequest) (*ListAuthorsResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -114,6 +199,21 @@ func (UnimplementedCatalogServiceServer) GetBook(context.Context, *GetBookReques
 }
 func (UnimplementedCatalogServiceServer) BatchGetBooks(context.Context, *BatchGetBooksRequest) (*BatchGetBooksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method BatchGetBooks not implemented")
+}
+func (UnimplementedCatalogServiceServer) SearchBooks(context.Context, *SearchBooksRequest) (*SearchBooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchBooks not implemented")
+}
+func (UnimplementedCatalogServiceServer) SimilarBooks(context.Context, *SimilarBooksRequest) (*SimilarBooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SimilarBooks not implemented")
+}
+func (UnimplementedCatalogServiceServer) RecommendForMe(context.Context, *RecommendForMeRequest) (*RecommendForMeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecommendForMe not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListCategories(context.Context, *ListCategoriesRequest) (*ListCategoriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCategories not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListAuthors(context.Context, *ListAuthorsRequest) (*ListAuthorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuthors not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -190,6 +290,96 @@ func _CatalogService_BatchGetBooks_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_SearchBooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchBooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).SearchBooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_SearchBooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).SearchBooks(ctx, req.(*SearchBooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogService_SimilarBooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimilarBooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).SimilarBooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_SimilarBooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).SimilarBooks(ctx, req.(*SimilarBooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogService_RecommendForMe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecommendForMeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).RecommendForMe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_RecommendForMe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).RecommendForMe(ctx, req.(*RecommendForMeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogService_ListCategories_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCategoriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListCategories(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListCategories_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListCategories(ctx, req.(*ListCategoriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogService_ListAuthors_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuthorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListAuthors(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListAuthors_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListAuthors(ctx, req.(*ListAuthorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -208,6 +398,464 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "BatchGetBooks",
 			Handler:    _CatalogService_BatchGetBooks_Handler,
+		},
+		{
+			MethodName: "SearchBooks",
+			Handler:    _CatalogService_SearchBooks_Handler,
+		},
+		{
+			MethodName: "SimilarBooks",
+			Handler:    _CatalogService_SimilarBooks_Handler,
+		},
+		{
+			MethodName: "RecommendForMe",
+			Handler:    _CatalogService_RecommendForMe_Handler,
+		},
+		{
+			MethodName: "ListCategories",
+			Handler:    _CatalogService_ListCategories_Handler,
+		},
+		{
+			MethodName: "ListAuthors",
+			Handler:    _CatalogService_ListAuthors_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "bookworm/catalog/v1/catalog.proto",
+}
+
+const (
+	CatalogAdminService_CreateBook_FullMethodName         = "/bookworm.catalog.v1.CatalogAdminService/CreateBook"
+	CatalogAdminService_UpdateBook_FullMethodName         = "/bookworm.catalog.v1.CatalogAdminService/UpdateBook"
+	CatalogAdminService_ArchiveBook_FullMethodName        = "/bookworm.catalog.v1.CatalogAdminService/ArchiveBook"
+	CatalogAdminService_RebuildSearchIndex_FullMethodName = "/bookworm.catalog.v1.CatalogAdminService/RebuildSearchIndex"
+	CatalogAdminService_GetSearchIndex_FullMethodName     = "/bookworm.catalog.v1.CatalogAdminService/GetSearchIndex"
+)
+
+// CatalogAdminServiceClient is the client API for CatalogAdminService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// CatalogAdminService is how administrators change the catalogue. Each change is a process: the row,
+// then the search index. A call answers when the row is written and the index has it, or has been put
+// on its list because it cannot be reached.
+type CatalogAdminServiceClient interface {
+	// CreateBook adds a book to the catalogue, with its first copies. It needs an Idempotency-Key header.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, ISBN_TAKEN, CURRENCY_MISMATCH.
+	CreateBook(ctx context.Context, in *CreateBookRequest, opts ...grpc.CallOption) (*CreateBookResponse, error)
+	// UpdateBook changes the fields of a book that update_mask names. With an etag (in the message or as
+	// If-Match) it changes only that version.
+	// Errors: BOOK_NOT_FOUND, STALE_VERSION, ISBN_TAKEN, CURRENCY_MISMATCH.
+	UpdateBook(ctx context.Context, in *UpdateBookRequest, opts ...grpc.CallOption) (*UpdateBookResponse, error)
+	// ArchiveBook takes a book off sale, for good: it leaves lists and search, and stays readable by its
+	// id. Idempotent. Errors: BOOK_NOT_FOUND, STALE_VERSION.
+	ArchiveBook(ctx context.Context, in *ArchiveBookRequest, opts ...grpc.CallOption) (*ArchiveBookResponse, error)
+	// RebuildSearchIndex begins to build the search index anew beside the one in use and switches over
+	// when it is whole; it answers at once. While a rebuild runs it answers that one.
+	RebuildSearchIndex(ctx context.Context, in *RebuildSearchIndexRequest, opts ...grpc.CallOption) (*RebuildSearchIndexResponse, error)
+	// GetSearchIndex says which index is in use and how far a rebuild is.
+	GetSearchIndex(ctx context.Context, in *GetSearchIndexRequest, opts ...grpc.CallOption) (*GetSearchIndexResponse, error)
+}
+
+type catalogAdminServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewCatalogAdminServiceClient(cc grpc.ClientConnInterface) CatalogAdminServiceClient {
+	return &catalogAdminServiceClient{cc}
+}
+
+func (c *catalogAdminServiceClient) CreateBook(ctx context.Context, in *CreateBookRequest, opts ...grpc.CallOption) (*CreateBookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateBookResponse)
+	err := c.cc.Invoke(ctx, CatalogAdminService_CreateBook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogAdminServiceClient) UpdateBook(ctx context.Context, in *UpdateBookRequest, opts ...grpc.CallOption) (*UpdateBookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateBookResponse)
+	err := c.cc.Invoke(ctx, CatalogAdminService_UpdateBook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogAdminServiceClient) ArchiveBook(ctx context.Context, in *ArchiveBookRequest, opts ...grpc.CallOption) (*ArchiveBookResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ArchiveBookResponse)
+	err := c.cc.Invoke(ctx, CatalogAdminService_ArchiveBook_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogAdminServiceClient) RebuildSearchIndex(ctx context.Context, in *RebuildSearchIndexRequest, opts ...grpc.CallOption) (*RebuildSearchIndexResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildSearchIndexResponse)
+	err := c.cc.Invoke(ctx, CatalogAdminService_RebuildSearchIndex_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogAdminServiceClient) GetSearchIndex(ctx context.Context, in *GetSearchIndexRequest, opts ...grpc.CallOption) (*GetSearchIndexResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetSearchIndexResponse)
+	err := c.cc.Invoke(ctx, CatalogAdminService_GetSearchIndex_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// CatalogAdminServiceServer is the server API for CatalogAdminService service.
+// All implementations must embed UnimplementedCatalogAdminServiceServer
+// for forward compatibility.
+//
+// CatalogAdminService is how administrators change the catalogue. Each change is a process: the row,
+// then the search index. A call answers when the row is written and the index has it, or has been put
+// on its list because it cannot be reached.
+type CatalogAdminServiceServer interface {
+	// CreateBook adds a book to the catalogue, with its first copies. It needs an Idempotency-Key header.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, ISBN_TAKEN, CURRENCY_MISMATCH.
+	CreateBook(context.Context, *CreateBookRequest) (*CreateBookResponse, error)
+	// UpdateBook changes the fields of a book that update_mask names. With an etag (in the message or as
+	// If-Match) it changes only that version.
+	// Errors: BOOK_NOT_FOUND, STALE_VERSION, ISBN_TAKEN, CURRENCY_MISMATCH.
+	UpdateBook(context.Context, *UpdateBookRequest) (*UpdateBookResponse, error)
+	// ArchiveBook takes a book off sale, for good: it leaves lists and search, and stays readable by its
+	// id. Idempotent. Errors: BOOK_NOT_FOUND, STALE_VERSION.
+	ArchiveBook(context.Context, *ArchiveBookRequest) (*ArchiveBookResponse, error)
+	// RebuildSearchIndex begins to build the search index anew beside the one in use and switches over
+	// when it is whole; it answers at once. While a rebuild runs it answers that one.
+	RebuildSearchIndex(context.Context, *RebuildSearchIndexRequest) (*RebuildSearchIndexResponse, error)
+	// GetSearchIndex says which index is in use and how far a rebuild is.
+	GetSearchIndex(context.Context, *GetSearchIndexRequest) (*GetSearchIndexResponse, error)
+	mustEmbedUnimplementedCatalogAdminServiceServer()
+}
+
+// UnimplementedCatalogAdminServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedCatalogAdminServiceServer struct{}
+
+func (UnimplementedCatalogAdminServiceServer) CreateBook(context.Context, *CreateBookRequest) (*CreateBookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateBook not implemented")
+}
+func (UnimplementedCatalogAdminServiceServer) UpdateBook(context.Context, *UpdateBookRequest) (*UpdateBookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateBook not implemented")
+}
+func (UnimplementedCatalogAdminServiceServer) ArchiveBook(context.Context, *ArchiveBookRequest) (*ArchiveBookResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ArchiveBook not implemented")
+}
+func (UnimplementedCatalogAdminServiceServer) RebuildSearchIndex(context.Context, *RebuildSearchIndexRequest) (*RebuildSearchIndexResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebuildSearchIndex not implemented")
+}
+func (UnimplementedCatalogAdminServiceServer) GetSearchIndex(context.Context, *GetSearchIndexRequest) (*GetSearchIndexResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSearchIndex not implemented")
+}
+func (UnimplementedCatalogAdminServiceServer) mustEmbedUnimplementedCatalogAdminServiceServer() {}
+func (UnimplementedCatalogAdminServiceServer) testEmbeddedByValue()                             {}
+
+// UnsafeCatalogAdminServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to CatalogAdminServiceServer will
+// result in compilation errors.
+type UnsafeCatalogAdminServiceServer interface {
+	mustEmbedUnimplementedCatalogAdminServiceServer()
+}
+
+func RegisterCatalogAdminServiceServer(s grpc.ServiceRegistrar, srv CatalogAdminServiceServer) {
+	// If the following call panics, it indicates UnimplementedCatalogAdminServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&CatalogAdminService_ServiceDesc, srv)
+}
+
+func _CatalogAdminService_CreateBook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateBookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogAdminServiceServer).CreateBook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogAdminService_CreateBook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogAdminServiceServer).CreateBook(ctx, req.(*CreateBookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogAdminService_UpdateBook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateBookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogAdminServiceServer).UpdateBook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogAdminService_UpdateBook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogAdminServiceServer).UpdateBook(ctx, req.(*UpdateBookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogAdminService_ArchiveBook_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ArchiveBookRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogAdminServiceServer).ArchiveBook(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogAdminService_ArchiveBook_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogAdminServiceServer).ArchiveBook(ctx, req.(*ArchiveBookRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogAdminService_RebuildSearchIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebuildSearchIndexRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogAdminServiceServer).RebuildSearchIndex(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogAdminService_RebuildSearchIndex_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogAdminServiceServer).RebuildSearchIndex(ctx, req.(*RebuildSearchIndexRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogAdminService_GetSearchIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSearchIndexRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogAdminServiceServer).GetSearchIndex(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogAdminService_GetSearchIndex_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogAdminServiceServer).GetSearchIndex(ctx, req.(*GetSearchIndexRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// CatalogAdminService_ServiceDesc is the grpc.ServiceDesc for CatalogAdminService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var CatalogAdminService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "bookworm.catalog.v1.CatalogAdminService",
+	HandlerType: (*CatalogAdminServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "CreateBook",
+			Handler:    _CatalogAdminService_CreateBook_Handler,
+		},
+		{
+			MethodName: "UpdateBook",
+			Handler:    _CatalogAdminService_UpdateBook_Handler,
+		},
+		{
+			MethodName: "ArchiveBook",
+			Handler:    _CatalogAdminService_ArchiveBook_Handler,
+		},
+		{
+			MethodName: "RebuildSearchIndex",
+			Handler:    _CatalogAdminService_RebuildSearchIndex_Handler,
+		},
+		{
+			MethodName: "GetSearchIndex",
+			Handler:    _CatalogAdminService_GetSearchIndex_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "bookworm/catalog/v1/catalog.proto",
+}
+
+const (
+	BookRatingService_SetBookRating_FullMethodName   = "/bookworm.catalog.v1.BookRatingService/SetBookRating"
+	BookRatingService_ListBookRatings_FullMethodName = "/bookworm.catalog.v1.BookRatingService/ListBookRatings"
+)
+
+// BookRatingServiceClient is the client API for BookRatingService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// BookRatingService takes what reviews say of a book. Only the shop's own services call it.
+type BookRatingServiceClient interface {
+	// SetBookRating stores how a book is rated. Ratings carry a version that grows with each change of
+	// a book's reviews: one that is not newer than what is stored has no effect, so every change counts
+	// exactly once, in whatever order and however often it arrives.
+	// Errors: BOOK_NOT_FOUND.
+	SetBookRating(ctx context.Context, in *SetBookRatingRequest, opts ...grpc.CallOption) (*SetBookRatingResponse, error)
+	// ListBookRatings returns the ratings as the catalogue has them, by book id, a page at a time, so
+	// that they can be compared with the reviews.
+	ListBookRatings(ctx context.Context, in *ListBookRatingsRequest, opts ...grpc.CallOption) (*ListBookRatingsResponse, error)
+}
+
+type bookRatingServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewBookRatingServiceClient(cc grpc.ClientConnInterface) BookRatingServiceClient {
+	return &bookRatingServiceClient{cc}
+}
+
+func (c *bookRatingServiceClient) SetBookRating(ctx context.Context, in *SetBookRatingRequest, opts ...grpc.CallOption) (*SetBookRatingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetBookRatingResponse)
+	err := c.cc.Invoke(ctx, BookRatingService_SetBookRating_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bookRatingServiceClient) ListBookRatings(ctx context.Context, in *ListBookRatingsRequest, opts ...grpc.CallOption) (*ListBookRatingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBookRatingsResponse)
+	err := c.cc.Invoke(ctx, BookRatingService_ListBookRatings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// BookRatingServiceServer is the server API for BookRatingService service.
+// All implementations must embed UnimplementedBookRatingServiceServer
+// for forward compatibility.
+//
+// BookRatingService takes what reviews say of a book. Only the shop's own services call it.
+type BookRatingServiceServer interface {
+	// SetBookRating stores how a book is rated. Ratings carry a version that grows with each change of
+	// a book's reviews: one that is not newer than what is stored has no effect, so every change counts
+	// exactly once, in whatever order and however often it arrives.
+	// Errors: BOOK_NOT_FOUND.
+	SetBookRating(context.Context, *SetBookRatingRequest) (*SetBookRatingResponse, error)
+	// ListBookRatings returns the ratings as the catalogue has them, by book id, a page at a time, so
+	// that they can be compared with the reviews.
+	ListBookRatings(context.Context, *ListBookRatingsRequest) (*ListBookRatingsResponse, error)
+	mustEmbedUnimplementedBookRatingServiceServer()
+}
+
+// UnimplementedBookRatingServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedBookRatingServiceServer struct{}
+
+func (UnimplementedBookRatingServiceServer) SetBookRating(context.Context, *SetBookRatingRequest) (*SetBookRatingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetBookRating not implemented")
+}
+func (UnimplementedBookRatingServiceServer) ListBookRatings(context.Context, *ListBookRatingsRequest) (*ListBookRatingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBookRatings not implemented")
+}
+func (UnimplementedBookRatingServiceServer) mustEmbedUnimplementedBookRatingServiceServer() {}
+func (UnimplementedBookRatingServiceServer) testEmbeddedByValue()                           {}
+
+// UnsafeBookRatingServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to BookRatingServiceServer will
+// result in compilation errors.
+type UnsafeBookRatingServiceServer interface {
+	mustEmbedUnimplementedBookRatingServiceServer()
+}
+
+func RegisterBookRatingServiceServer(s grpc.ServiceRegistrar, srv BookRatingServiceServer) {
+	// If the following call panics, it indicates UnimplementedBookRatingServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&BookRatingService_ServiceDesc, srv)
+}
+
+func _BookRatingService_SetBookRating_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetBookRatingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BookRatingServiceServer).SetBookRating(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BookRatingService_SetBookRating_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BookRatingServiceServer).SetBookRating(ctx, req.(*SetBookRatingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _BookRatingService_ListBookRatings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBookRatingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BookRatingServiceServer).ListBookRatings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BookRatingService_ListBookRatings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BookRatingServiceServer).ListBookRatings(ctx, req.(*ListBookRatingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// BookRatingService_ServiceDesc is the grpc.ServiceDesc for BookRatingService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var BookRatingService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "bookworm.catalog.v1.BookRatingService",
+	HandlerType: (*BookRatingServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "SetBookRating",
+			Handler:    _BookRatingService_SetBookRating_Handler,
+		},
+		{
+			MethodName: "ListBookRatings",
+			Handler:    _BookRatingService_ListBookRatings_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

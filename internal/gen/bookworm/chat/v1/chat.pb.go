@@ -4,16 +4,18 @@
 // 	protoc        (unknown)
 // source: bookworm/chat/v1/chat.proto
 
-// Package bookworm.chat.v1 is the contract of the bookseller you can talk to. It is a draft: no server
-// registers it yet.
+// Package bookworm.chat.v1 is the contract of the bookseller you can talk to.
 
 package chatv1
 
 import (
 	_ "bookworm/internal/gen/bookworm/access/v1"
+	v1 "bookworm/internal/gen/bookworm/type/v1"
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -25,6 +27,181 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// How a call stands.
+type ToolEvent_State int32
+
+const (
+	// Never answered.
+	ToolEvent_STATE_UNSPECIFIED ToolEvent_State = 0
+	// It begins.
+	ToolEvent_STARTED ToolEvent_State = 1
+	// It has a result.
+	ToolEvent_SUCCEEDED ToolEvent_State = 2
+	// It has none.
+	ToolEvent_FAILED ToolEvent_State = 3
+)
+
+// Enum value maps for ToolEvent_State.
+var (
+	ToolEvent_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STARTED",
+		2: "SUCCEEDED",
+		3: "FAILED",
+	}
+	ToolEvent_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STARTED":           1,
+		"SUCCEEDED":         2,
+		"FAILED":            3,
+	}
+)
+
+func (x ToolEvent_State) Enum() *ToolEvent_State {
+	p := new(ToolEvent_State)
+	*p = x
+	return p
+}
+
+func (x ToolEvent_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ToolEvent_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_chat_v1_chat_proto_enumTypes[0].Descriptor()
+}
+
+func (ToolEvent_State) Type() protoreflect.EnumType {
+	return &file_bookworm_chat_v1_chat_proto_enumTypes[0]
+}
+
+func (x ToolEvent_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ToolEvent_State.Descriptor instead.
+func (ToolEvent_State) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{3, 0}
+}
+
+// How a turn ended.
+type Done_Outcome int32
+
+const (
+	// Never answered.
+	Done_OUTCOME_UNSPECIFIED Done_Outcome = 0
+	// With an answer of the model.
+	Done_ANSWERED Done_Outcome = 1
+	// With an answer made without the model, which could not be reached.
+	Done_FALLBACK Done_Outcome = 2
+	// The question was refused.
+	Done_REFUSED Done_Outcome = 3
+	// It was cancelled, or its client went away.
+	Done_CANCELLED Done_Outcome = 4
+	// Without an answer.
+	Done_FAILED Done_Outcome = 5
+)
+
+// Enum value maps for Done_Outcome.
+var (
+	Done_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "ANSWERED",
+		2: "FALLBACK",
+		3: "REFUSED",
+		4: "CANCELLED",
+		5: "FAILED",
+	}
+	Done_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"ANSWERED":            1,
+		"FALLBACK":            2,
+		"REFUSED":             3,
+		"CANCELLED":           4,
+		"FAILED":              5,
+	}
+)
+
+func (x Done_Outcome) Enum() *Done_Outcome {
+	p := new(Done_Outcome)
+	*p = x
+	return p
+}
+
+func (x Done_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Done_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_chat_v1_chat_proto_enumTypes[1].Descriptor()
+}
+
+func (Done_Outcome) Type() protoreflect.EnumType {
+	return &file_bookworm_chat_v1_chat_proto_enumTypes[1]
+}
+
+func (x Done_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Done_Outcome.Descriptor instead.
+func (Done_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{10, 0}
+}
+
+// Who said it.
+type Message_Author int32
+
+const (
+	// Never answered.
+	Message_AUTHOR_UNSPECIFIED Message_Author = 0
+	// The shopper.
+	Message_SHOPPER Message_Author = 1
+	// The bookseller.
+	Message_BOOKSELLER Message_Author = 2
+)
+
+// Enum value maps for Message_Author.
+var (
+	Message_Author_name = map[int32]string{
+		0: "AUTHOR_UNSPECIFIED",
+		1: "SHOPPER",
+		2: "BOOKSELLER",
+	}
+	Message_Author_value = map[string]int32{
+		"AUTHOR_UNSPECIFIED": 0,
+		"SHOPPER":            1,
+		"BOOKSELLER":         2,
+	}
+)
+
+func (x Message_Author) Enum() *Message_Author {
+	p := new(Message_Author)
+	*p = x
+	return p
+}
+
+func (x Message_Author) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Message_Author) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_chat_v1_chat_proto_enumTypes[2].Descriptor()
+}
+
+func (Message_Author) Type() protoreflect.EnumType {
+	return &file_bookworm_chat_v1_chat_proto_enumTypes[2]
+}
+
+func (x Message_Author) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Message_Author.Descriptor instead.
+func (Message_Author) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{20, 0}
+}
 
 // SendMessageRequest is one turn of the caller.
 type SendMessageRequest struct {
@@ -86,8 +263,10 @@ type SendMessageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The conversation's UUID.
 	ConversationId string `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
-	// The next piece of the answer's text.
-	Delta         string `protobuf:"bytes,2,opt,name=delta,proto3" json:"delta,omitempty"`
+	// The same as event.delta, for clients that only print text.
+	Delta string `protobuf:"bytes,2,opt,name=delta,proto3" json:"delta,omitempty"`
+	// The event.
+	Event         *TurnEvent `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,21 +315,2005 @@ func (x *SendMessageResponse) GetDelta() string {
 	return ""
 }
 
+func (x *SendMessageResponse) GetEvent() *TurnEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// TurnEvent is one thing that happens in a turn.
+type TurnEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The turn's UUID.
+	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
+	// Number of the event in its turn, from 1, without gaps.
+	Sequence int64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// What happens.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*TurnEvent_Delta
+	//	*TurnEvent_Tool
+	//	*TurnEvent_Citation
+	//	*TurnEvent_Card
+	//	*TurnEvent_Error
+	//	*TurnEvent_Done
+	Event         isTurnEvent_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TurnEvent) Reset() {
+	*x = TurnEvent{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TurnEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TurnEvent) ProtoMessage() {}
+
+func (x *TurnEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TurnEvent.ProtoReflect.Descriptor instead.
+func (*TurnEvent) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TurnEvent) GetTurnId() string {
+	if x != nil {
+		return x.TurnId
+	}
+	return ""
+}
+
+func (x *TurnEvent) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *TurnEvent) GetEvent() isTurnEvent_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetDelta() string {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Delta); ok {
+			return x.Delta
+		}
+	}
+	return ""
+}
+
+func (x *TurnEvent) GetTool() *ToolEvent {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Tool); ok {
+			return x.Tool
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetCitation() *Citation {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Citation); ok {
+			return x.Citation
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetCard() *Card {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Card); ok {
+			return x.Card
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetError() *TurnError {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+func (x *TurnEvent) GetDone() *Done {
+	if x != nil {
+		if x, ok := x.Event.(*TurnEvent_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isTurnEvent_Event interface {
+	isTurnEvent_Event()
+}
+
+type TurnEvent_Delta struct {
+	// The next piece of the answer's text.
+	Delta string `protobuf:"bytes,3,opt,name=delta,proto3,oneof"`
+}
+
+type TurnEvent_Tool struct {
+	// The bookseller looks something up.
+	Tool *ToolEvent `protobuf:"bytes,4,opt,name=tool,proto3,oneof"`
+}
+
+type TurnEvent_Citation struct {
+	// What a mark such as [1] in the text rests on.
+	Citation *Citation `protobuf:"bytes,5,opt,name=citation,proto3,oneof"`
+}
+
+type TurnEvent_Card struct {
+	// Something to show beside the text.
+	Card *Card `protobuf:"bytes,6,opt,name=card,proto3,oneof"`
+}
+
+type TurnEvent_Error struct {
+	// Something went wrong; the turn goes on or ends with a done event.
+	Error *TurnError `protobuf:"bytes,7,opt,name=error,proto3,oneof"`
+}
+
+type TurnEvent_Done struct {
+	// The turn has ended; the last event.
+	Done *Done `protobuf:"bytes,8,opt,name=done,proto3,oneof"`
+}
+
+func (*TurnEvent_Delta) isTurnEvent_Event() {}
+
+func (*TurnEvent_Tool) isTurnEvent_Event() {}
+
+func (*TurnEvent_Citation) isTurnEvent_Event() {}
+
+func (*TurnEvent_Card) isTurnEvent_Event() {}
+
+func (*TurnEvent_Error) isTurnEvent_Event() {}
+
+func (*TurnEvent_Done) isTurnEvent_Event() {}
+
+// ToolEvent says that something is looked up, or was.
+type ToolEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the call; both of its events have it.
+	CallId string `protobuf:"bytes,1,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	// Name of the tool, for example "search_books".
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// How it stands.
+	State ToolEvent_State `protobuf:"varint,3,opt,name=state,proto3,enum=bookworm.chat.v1.ToolEvent_State" json:"state,omitempty"`
+	// What is looked up or was found, in a few words for people.
+	Summary       string `protobuf:"bytes,4,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolEvent) Reset() {
+	*x = ToolEvent{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolEvent) ProtoMessage() {}
+
+func (x *ToolEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolEvent.ProtoReflect.Descriptor instead.
+func (*ToolEvent) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ToolEvent) GetCallId() string {
+	if x != nil {
+		return x.CallId
+	}
+	return ""
+}
+
+func (x *ToolEvent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ToolEvent) GetState() ToolEvent_State {
+	if x != nil {
+		return x.State
+	}
+	return ToolEvent_STATE_UNSPECIFIED
+}
+
+func (x *ToolEvent) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+// Citation says what a mark in the text rests on: a result of a tool in this turn.
+type Citation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The mark's number: 1 for [1].
+	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Id of the tool call whose result it is.
+	CallId string `protobuf:"bytes,2,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
+	// What is cited.
+	//
+	// Types that are valid to be assigned to Source:
+	//
+	//	*Citation_BookId
+	//	*Citation_ReviewId
+	//	*Citation_OrderId
+	//	*Citation_Policy
+	Source isCitation_Source `protobuf_oneof:"source"`
+	// Its title, for people.
+	Title         string `protobuf:"bytes,7,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Citation) Reset() {
+	*x = Citation{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Citation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Citation) ProtoMessage() {}
+
+func (x *Citation) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Citation.ProtoReflect.Descriptor instead.
+func (*Citation) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Citation) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Citation) GetCallId() string {
+	if x != nil {
+		return x.CallId
+	}
+	return ""
+}
+
+func (x *Citation) GetSource() isCitation_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Citation) GetBookId() string {
+	if x != nil {
+		if x, ok := x.Source.(*Citation_BookId); ok {
+			return x.BookId
+		}
+	}
+	return ""
+}
+
+func (x *Citation) GetReviewId() string {
+	if x != nil {
+		if x, ok := x.Source.(*Citation_ReviewId); ok {
+			return x.ReviewId
+		}
+	}
+	return ""
+}
+
+func (x *Citation) GetOrderId() string {
+	if x != nil {
+		if x, ok := x.Source.(*Citation_OrderId); ok {
+			return x.OrderId
+		}
+	}
+	return ""
+}
+
+func (x *Citation) GetPolicy() string {
+	if x != nil {
+		if x, ok := x.Source.(*Citation_Policy); ok {
+			return x.Policy
+		}
+	}
+	return ""
+}
+
+func (x *Citation) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+type isCitation_Source interface {
+	isCitation_Source()
+}
+
+type Citation_BookId struct {
+	// A book's UUID.
+	BookId string `protobuf:"bytes,3,opt,name=book_id,json=bookId,proto3,oneof"`
+}
+
+type Citation_ReviewId struct {
+	// A review's UUID.
+	ReviewId string `protobuf:"bytes,4,opt,name=review_id,json=reviewId,proto3,oneof"`
+}
+
+type Citation_OrderId struct {
+	// An order's UUID.
+	OrderId string `protobuf:"bytes,5,opt,name=order_id,json=orderId,proto3,oneof"`
+}
+
+type Citation_Policy struct {
+	// A policy of the shop, for example "returns".
+	Policy string `protobuf:"bytes,6,opt,name=policy,proto3,oneof"`
+}
+
+func (*Citation_BookId) isCitation_Source() {}
+
+func (*Citation_ReviewId) isCitation_Source() {}
+
+func (*Citation_OrderId) isCitation_Source() {}
+
+func (*Citation_Policy) isCitation_Source() {}
+
+// Card is something to show beside the text.
+type Card struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is shown.
+	//
+	// Types that are valid to be assigned to Card:
+	//
+	//	*Card_Book
+	//	*Card_Order
+	//	*Card_Confirmation
+	Card          isCard_Card `protobuf_oneof:"card"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Card) Reset() {
+	*x = Card{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Card) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Card) ProtoMessage() {}
+
+func (x *Card) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Card.ProtoReflect.Descriptor instead.
+func (*Card) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Card) GetCard() isCard_Card {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+func (x *Card) GetBook() *BookCard {
+	if x != nil {
+		if x, ok := x.Card.(*Card_Book); ok {
+			return x.Book
+		}
+	}
+	return nil
+}
+
+func (x *Card) GetOrder() *OrderCard {
+	if x != nil {
+		if x, ok := x.Card.(*Card_Order); ok {
+			return x.Order
+		}
+	}
+	return nil
+}
+
+func (x *Card) GetConfirmation() *ConfirmationCard {
+	if x != nil {
+		if x, ok := x.Card.(*Card_Confirmation); ok {
+			return x.Confirmation
+		}
+	}
+	return nil
+}
+
+type isCard_Card interface {
+	isCard_Card()
+}
+
+type Card_Book struct {
+	// A book.
+	Book *BookCard `protobuf:"bytes,1,opt,name=book,proto3,oneof"`
+}
+
+type Card_Order struct {
+	// One of the caller's orders.
+	Order *OrderCard `protobuf:"bytes,2,opt,name=order,proto3,oneof"`
+}
+
+type Card_Confirmation struct {
+	// Something the bookseller would do if the caller agrees.
+	Confirmation *ConfirmationCard `protobuf:"bytes,3,opt,name=confirmation,proto3,oneof"`
+}
+
+func (*Card_Book) isCard_Card() {}
+
+func (*Card_Order) isCard_Card() {}
+
+func (*Card_Confirmation) isCard_Card() {}
+
+// BookCard is a book to show.
+type BookCard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	// Title.
+	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	// Authors in the order of the cover.
+	Authors []string `protobuf:"bytes,3,rep,name=authors,proto3" json:"authors,omitempty"`
+	// Price of one copy, without tax.
+	Price *v1.Money `protobuf:"bytes,4,opt,name=price,proto3" json:"price,omitempty"`
+	// Copies that can be ordered now.
+	AvailableQuantity int32 `protobuf:"varint,5,opt,name=available_quantity,json=availableQuantity,proto3" json:"available_quantity,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *BookCard) Reset() {
+	*x = BookCard{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BookCard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BookCard) ProtoMessage() {}
+
+func (x *BookCard) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BookCard.ProtoReflect.Descriptor instead.
+func (*BookCard) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BookCard) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+func (x *BookCard) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *BookCard) GetAuthors() []string {
+	if x != nil {
+		return x.Authors
+	}
+	return nil
+}
+
+func (x *BookCard) GetPrice() *v1.Money {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+func (x *BookCard) GetAvailableQuantity() int32 {
+	if x != nil {
+		return x.AvailableQuantity
+	}
+	return 0
+}
+
+// OrderCard is an order to show.
+type OrderCard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The order's UUID.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// Status, for example "CONFIRMED".
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// What it costs.
+	Total *v1.Money `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
+	// When it was placed.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OrderCard) Reset() {
+	*x = OrderCard{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OrderCard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OrderCard) ProtoMessage() {}
+
+func (x *OrderCard) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OrderCard.ProtoReflect.Descriptor instead.
+func (*OrderCard) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *OrderCard) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *OrderCard) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *OrderCard) GetTotal() *v1.Money {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *OrderCard) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// ConfirmationCard is something the bookseller would do if the caller agrees, by ConfirmAction.
+type ConfirmationCard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The action's UUID.
+	ActionId string `protobuf:"bytes,1,opt,name=action_id,json=actionId,proto3" json:"action_id,omitempty"`
+	// What would be done, for people.
+	Text string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// Until when it can be confirmed.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmationCard) Reset() {
+	*x = ConfirmationCard{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmationCard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmationCard) ProtoMessage() {}
+
+func (x *ConfirmationCard) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmationCard.ProtoReflect.Descriptor instead.
+func (*ConfirmationCard) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ConfirmationCard) GetActionId() string {
+	if x != nil {
+		return x.ActionId
+	}
+	return ""
+}
+
+func (x *ConfirmationCard) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ConfirmationCard) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// TurnError is something that went wrong in a turn.
+type TurnError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stable upper-case word, as in every error of the shop.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What went wrong, for people.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TurnError) Reset() {
+	*x = TurnError{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TurnError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TurnError) ProtoMessage() {}
+
+func (x *TurnError) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TurnError.ProtoReflect.Descriptor instead.
+func (*TurnError) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TurnError) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TurnError) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Done ends a turn.
+type Done struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How it ended.
+	Outcome Done_Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=bookworm.chat.v1.Done_Outcome" json:"outcome,omitempty"`
+	// Tokens the model read.
+	InputTokens int64 `protobuf:"varint,2,opt,name=input_tokens,json=inputTokens,proto3" json:"input_tokens,omitempty"`
+	// Tokens the model wrote.
+	OutputTokens int64 `protobuf:"varint,3,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"`
+	// Sentences about books, prices or stock without a citation; each is marked in the text.
+	UncitedSentences int32 `protobuf:"varint,4,opt,name=uncited_sentences,json=uncitedSentences,proto3" json:"uncited_sentences,omitempty"`
+	// The answer as it stands in the conversation, with its marks. It replaces the deltas where the
+	// output check changed something.
+	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Done) Reset() {
+	*x = Done{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Done) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Done) ProtoMessage() {}
+
+func (x *Done) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Done.ProtoReflect.Descriptor instead.
+func (*Done) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Done) GetOutcome() Done_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Done_OUTCOME_UNSPECIFIED
+}
+
+func (x *Done) GetInputTokens() int64 {
+	if x != nil {
+		return x.InputTokens
+	}
+	return 0
+}
+
+func (x *Done) GetOutputTokens() int64 {
+	if x != nil {
+		return x.OutputTokens
+	}
+	return 0
+}
+
+func (x *Done) GetUncitedSentences() int32 {
+	if x != nil {
+		return x.UncitedSentences
+	}
+	return 0
+}
+
+func (x *Done) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// ResumeTurnRequest says from where to go on.
+type ResumeTurnRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The turn's UUID.
+	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
+	// Number of the last event seen; 0 for none. A Last-Event-ID header says the same.
+	AfterSequence int64 `protobuf:"varint,2,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeTurnRequest) Reset() {
+	*x = ResumeTurnRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeTurnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeTurnRequest) ProtoMessage() {}
+
+func (x *ResumeTurnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeTurnRequest.ProtoReflect.Descriptor instead.
+func (*ResumeTurnRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ResumeTurnRequest) GetTurnId() string {
+	if x != nil {
+		return x.TurnId
+	}
+	return ""
+}
+
+func (x *ResumeTurnRequest) GetAfterSequence() int64 {
+	if x != nil {
+		return x.AfterSequence
+	}
+	return 0
+}
+
+// ResumeTurnResponse is one event of the answer.
+type ResumeTurnResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation's UUID.
+	ConversationId string `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	// The event.
+	Event         *TurnEvent `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeTurnResponse) Reset() {
+	*x = ResumeTurnResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeTurnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeTurnResponse) ProtoMessage() {}
+
+func (x *ResumeTurnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeTurnResponse.ProtoReflect.Descriptor instead.
+func (*ResumeTurnResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ResumeTurnResponse) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *ResumeTurnResponse) GetEvent() *TurnEvent {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// CancelTurnRequest names the turn.
+type CancelTurnRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The turn's UUID.
+	TurnId        string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTurnRequest) Reset() {
+	*x = CancelTurnRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTurnRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTurnRequest) ProtoMessage() {}
+
+func (x *CancelTurnRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTurnRequest.ProtoReflect.Descriptor instead.
+func (*CancelTurnRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CancelTurnRequest) GetTurnId() string {
+	if x != nil {
+		return x.TurnId
+	}
+	return ""
+}
+
+// CancelTurnResponse is empty.
+type CancelTurnResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTurnResponse) Reset() {
+	*x = CancelTurnResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTurnResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTurnResponse) ProtoMessage() {}
+
+func (x *CancelTurnResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTurnResponse.ProtoReflect.Descriptor instead.
+func (*CancelTurnResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{14}
+}
+
+// ConfirmActionRequest is the caller's answer to a confirmation card.
+type ConfirmActionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The action's UUID.
+	ActionId string `protobuf:"bytes,1,opt,name=action_id,json=actionId,proto3" json:"action_id,omitempty"`
+	// True to do it, false to drop it.
+	Accept        bool `protobuf:"varint,2,opt,name=accept,proto3" json:"accept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmActionRequest) Reset() {
+	*x = ConfirmActionRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmActionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmActionRequest) ProtoMessage() {}
+
+func (x *ConfirmActionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmActionRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmActionRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ConfirmActionRequest) GetActionId() string {
+	if x != nil {
+		return x.ActionId
+	}
+	return ""
+}
+
+func (x *ConfirmActionRequest) GetAccept() bool {
+	if x != nil {
+		return x.Accept
+	}
+	return false
+}
+
+// ConfirmActionResponse says what became of it.
+type ConfirmActionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was done, for people.
+	Text          string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmActionResponse) Reset() {
+	*x = ConfirmActionResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmActionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmActionResponse) ProtoMessage() {}
+
+func (x *ConfirmActionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmActionResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmActionResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ConfirmActionResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// Conversation is a series of turns.
+type Conversation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Title: what the caller gave it, or the beginning of the first message.
+	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	// When it began.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When something was last said in it.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Conversation) Reset() {
+	*x = Conversation{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Conversation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Conversation) ProtoMessage() {}
+
+func (x *Conversation) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Conversation.ProtoReflect.Descriptor instead.
+func (*Conversation) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Conversation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Conversation) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Conversation) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Conversation) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// ListConversationsRequest pages the list.
+type ListConversationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Conversations a page; 20 when 0, at most 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListConversationsRequest) Reset() {
+	*x = ListConversationsRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListConversationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListConversationsRequest) ProtoMessage() {}
+
+func (x *ListConversationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListConversationsRequest.ProtoReflect.Descriptor instead.
+func (*ListConversationsRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListConversationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListConversationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListConversationsResponse is one page.
+type ListConversationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversations of this page.
+	Conversations []*Conversation `protobuf:"bytes,1,rep,name=conversations,proto3" json:"conversations,omitempty"`
+	// Token of the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListConversationsResponse) Reset() {
+	*x = ListConversationsResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListConversationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListConversationsResponse) ProtoMessage() {}
+
+func (x *ListConversationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListConversationsResponse.ProtoReflect.Descriptor instead.
+func (*ListConversationsResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListConversationsResponse) GetConversations() []*Conversation {
+	if x != nil {
+		return x.Conversations
+	}
+	return nil
+}
+
+func (x *ListConversationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Message is what somebody said.
+type Message struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The turn it belongs to.
+	TurnId string `protobuf:"bytes,1,opt,name=turn_id,json=turnId,proto3" json:"turn_id,omitempty"`
+	// Who said it.
+	Author Message_Author `protobuf:"varint,2,opt,name=author,proto3,enum=bookworm.chat.v1.Message_Author" json:"author,omitempty"`
+	// What was said.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// When.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// What the marks in the text rest on.
+	Citations []*Citation `protobuf:"bytes,5,rep,name=citations,proto3" json:"citations,omitempty"`
+	// How the turn ended; of the bookseller's messages only.
+	Outcome       Done_Outcome `protobuf:"varint,6,opt,name=outcome,proto3,enum=bookworm.chat.v1.Done_Outcome" json:"outcome,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Message) Reset() {
+	*x = Message{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Message) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Message) ProtoMessage() {}
+
+func (x *Message) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Message.ProtoReflect.Descriptor instead.
+func (*Message) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Message) GetTurnId() string {
+	if x != nil {
+		return x.TurnId
+	}
+	return ""
+}
+
+func (x *Message) GetAuthor() Message_Author {
+	if x != nil {
+		return x.Author
+	}
+	return Message_AUTHOR_UNSPECIFIED
+}
+
+func (x *Message) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Message) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Message) GetCitations() []*Citation {
+	if x != nil {
+		return x.Citations
+	}
+	return nil
+}
+
+func (x *Message) GetOutcome() Done_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Done_OUTCOME_UNSPECIFIED
+}
+
+// ListMessagesRequest pages the messages of a conversation.
+type ListMessagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation's UUID.
+	ConversationId string `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	// Messages a page; 50 when 0, at most 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMessagesRequest) Reset() {
+	*x = ListMessagesRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMessagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMessagesRequest) ProtoMessage() {}
+
+func (x *ListMessagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMessagesRequest.ProtoReflect.Descriptor instead.
+func (*ListMessagesRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListMessagesRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *ListMessagesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListMessagesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListMessagesResponse is one page.
+type ListMessagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The messages of this page.
+	Messages []*Message `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Token of the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMessagesResponse) Reset() {
+	*x = ListMessagesResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMessagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMessagesResponse) ProtoMessage() {}
+
+func (x *ListMessagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMessagesResponse.ProtoReflect.Descriptor instead.
+func (*ListMessagesResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListMessagesResponse) GetMessages() []*Message {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *ListMessagesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// RenameConversationRequest is the new title.
+type RenameConversationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation's UUID.
+	ConversationId string `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	// The title.
+	Title         string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameConversationRequest) Reset() {
+	*x = RenameConversationRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameConversationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameConversationRequest) ProtoMessage() {}
+
+func (x *RenameConversationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameConversationRequest.ProtoReflect.Descriptor instead.
+func (*RenameConversationRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RenameConversationRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+func (x *RenameConversationRequest) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+// RenameConversationResponse carries the conversation.
+type RenameConversationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation as it is now.
+	Conversation  *Conversation `protobuf:"bytes,1,opt,name=conversation,proto3" json:"conversation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameConversationResponse) Reset() {
+	*x = RenameConversationResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameConversationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameConversationResponse) ProtoMessage() {}
+
+func (x *RenameConversationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameConversationResponse.ProtoReflect.Descriptor instead.
+func (*RenameConversationResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RenameConversationResponse) GetConversation() *Conversation {
+	if x != nil {
+		return x.Conversation
+	}
+	return nil
+}
+
+// DeleteConversationRequest names the conversation.
+type DeleteConversationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation's UUID.
+	ConversationId string `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *DeleteConversationRequest) Reset() {
+	*x = DeleteConversationRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteConversationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteConversationRequest) ProtoMessage() {}
+
+func (x *DeleteConversationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteConversationRequest.ProtoReflect.Descriptor instead.
+func (*DeleteConversationRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeleteConversationRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+// DeleteConversationResponse is empty.
+type DeleteConversationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteConversationResponse) Reset() {
+	*x = DeleteConversationResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteConversationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteConversationResponse) ProtoMessage() {}
+
+func (x *DeleteConversationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteConversationResponse.ProtoReflect.Descriptor instead.
+func (*DeleteConversationResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{26}
+}
+
+// ExportConversationRequest names the conversation.
+type ExportConversationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The conversation's UUID.
+	ConversationId string `protobuf:"bytes,1,opt,name=conversation_id,json=conversationId,proto3" json:"conversation_id,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ExportConversationRequest) Reset() {
+	*x = ExportConversationRequest{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportConversationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportConversationRequest) ProtoMessage() {}
+
+func (x *ExportConversationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportConversationRequest.ProtoReflect.Descriptor instead.
+func (*ExportConversationRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ExportConversationRequest) GetConversationId() string {
+	if x != nil {
+		return x.ConversationId
+	}
+	return ""
+}
+
+// ExportConversationResponse is the conversation.
+type ExportConversationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name for the file, for example "bookworm-chat-2026-11-24.md".
+	FileName string `protobuf:"bytes,1,opt,name=file_name,json=fileName,proto3" json:"file_name,omitempty"`
+	// The whole conversation as Markdown (CommonMark).
+	Markdown      string `protobuf:"bytes,2,opt,name=markdown,proto3" json:"markdown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportConversationResponse) Reset() {
+	*x = ExportConversationResponse{}
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportConversationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportConversationResponse) ProtoMessage() {}
+
+func (x *ExportConversationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_chat_v1_chat_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportConversationResponse.ProtoReflect.Descriptor instead.
+func (*ExportConversationResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_chat_v1_chat_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ExportConversationResponse) GetFileName() string {
+	if x != nil {
+		return x.FileName
+	}
+	return ""
+}
+
+func (x *ExportConversationResponse) GetMarkdown() string {
+	if x != nil {
+		return x.Markdown
+	}
+	return ""
+}
+
 var File_bookworm_chat_v1_chat_proto protoreflect.FileDescriptor
 
 const file_bookworm_chat_v1_chat_proto_rawDesc = "" +
 	"\n" +
-	"\x1bbookworm/chat/v1/chat.proto\x12\x10bookworm.chat.v1\x1a\x1fbookworm/access/v1/access.proto\x1a\x1bbuf/validate/validate.proto\"j\n" +
+	"\x1bbookworm/chat/v1/chat.proto\x12\x10bookworm.chat.v1\x1a\x1fbookworm/access/v1/access.proto\x1a\x1cbookworm/type/v1/money.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"j\n" +
 	"\x12SendMessageRequest\x124\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\x0econversationId\x12\x1e\n" +
 	"\x04text\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\x04text\"T\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xa0\x1fR\x04text\"\x87\x01\n" +
 	"\x13SendMessageResponse\x12'\n" +
 	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x12\x14\n" +
-	"\x05delta\x18\x02 \x01(\tR\x05delta2t\n" +
-	"\vChatService\x12e\n" +
-	"\vSendMessage\x12$.bookworm.chat.v1.SendMessageRequest\x1a%.bookworm.chat.v1.SendMessageResponse\"\a\xaa\xd4\x18\x03\n" +
-	"\x01\x020\x01B\xb2\x01\n" +
+	"\x05delta\x18\x02 \x01(\tR\x05delta\x121\n" +
+	"\x05event\x18\x03 \x01(\v2\x1b.bookworm.chat.v1.TurnEventR\x05event\"\xdf\x02\n" +
+	"\tTurnEvent\x12\x17\n" +
+	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x16\n" +
+	"\x05delta\x18\x03 \x01(\tH\x00R\x05delta\x121\n" +
+	"\x04tool\x18\x04 \x01(\v2\x1b.bookworm.chat.v1.ToolEventH\x00R\x04tool\x128\n" +
+	"\bcitation\x18\x05 \x01(\v2\x1a.bookworm.chat.v1.CitationH\x00R\bcitation\x12,\n" +
+	"\x04card\x18\x06 \x01(\v2\x16.bookworm.chat.v1.CardH\x00R\x04card\x123\n" +
+	"\x05error\x18\a \x01(\v2\x1b.bookworm.chat.v1.TurnErrorH\x00R\x05error\x12,\n" +
+	"\x04done\x18\b \x01(\v2\x16.bookworm.chat.v1.DoneH\x00R\x04doneB\a\n" +
+	"\x05event\"\xd3\x01\n" +
+	"\tToolEvent\x12\x17\n" +
+	"\acall_id\x18\x01 \x01(\tR\x06callId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x127\n" +
+	"\x05state\x18\x03 \x01(\x0e2!.bookworm.chat.v1.ToolEvent.StateR\x05state\x12\x18\n" +
+	"\asummary\x18\x04 \x01(\tR\asummary\"F\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSTARTED\x10\x01\x12\r\n" +
+	"\tSUCCEEDED\x10\x02\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x03\"\xcc\x01\n" +
+	"\bCitation\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x17\n" +
+	"\acall_id\x18\x02 \x01(\tR\x06callId\x12\x19\n" +
+	"\abook_id\x18\x03 \x01(\tH\x00R\x06bookId\x12\x1d\n" +
+	"\treview_id\x18\x04 \x01(\tH\x00R\breviewId\x12\x1b\n" +
+	"\border_id\x18\x05 \x01(\tH\x00R\aorderId\x12\x18\n" +
+	"\x06policy\x18\x06 \x01(\tH\x00R\x06policy\x12\x14\n" +
+	"\x05title\x18\a \x01(\tR\x05titleB\b\n" +
+	"\x06source\"\xbf\x01\n" +
+	"\x04Card\x120\n" +
+	"\x04book\x18\x01 \x01(\v2\x1a.bookworm.chat.v1.BookCardH\x00R\x04book\x123\n" +
+	"\x05order\x18\x02 \x01(\v2\x1b.bookworm.chat.v1.OrderCardH\x00R\x05order\x12H\n" +
+	"\fconfirmation\x18\x03 \x01(\v2\".bookworm.chat.v1.ConfirmationCardH\x00R\fconfirmationB\x06\n" +
+	"\x04card\"\xb1\x01\n" +
+	"\bBookCard\x12\x17\n" +
+	"\abook_id\x18\x01 \x01(\tR\x06bookId\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12\x18\n" +
+	"\aauthors\x18\x03 \x03(\tR\aauthors\x12-\n" +
+	"\x05price\x18\x04 \x01(\v2\x17.bookworm.type.v1.MoneyR\x05price\x12-\n" +
+	"\x12available_quantity\x18\x05 \x01(\x05R\x11availableQuantity\"\xaa\x01\n" +
+	"\tOrderCard\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12-\n" +
+	"\x05total\x18\x03 \x01(\v2\x17.bookworm.type.v1.MoneyR\x05total\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"\x80\x01\n" +
+	"\x10ConfirmationCard\x12\x1b\n" +
+	"\taction_id\x18\x01 \x01(\tR\bactionId\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"=\n" +
+	"\tTurnError\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xb1\x02\n" +
+	"\x04Done\x128\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x1e.bookworm.chat.v1.Done.OutcomeR\aoutcome\x12!\n" +
+	"\finput_tokens\x18\x02 \x01(\x03R\vinputTokens\x12#\n" +
+	"\routput_tokens\x18\x03 \x01(\x03R\foutputTokens\x12+\n" +
+	"\x11uncited_sentences\x18\x04 \x01(\x05R\x10uncitedSentences\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\"f\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bANSWERED\x10\x01\x12\f\n" +
+	"\bFALLBACK\x10\x02\x12\v\n" +
+	"\aREFUSED\x10\x03\x12\r\n" +
+	"\tCANCELLED\x10\x04\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x05\"f\n" +
+	"\x11ResumeTurnRequest\x12!\n" +
+	"\aturn_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06turnId\x12.\n" +
+	"\x0eafter_sequence\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rafterSequence\"p\n" +
+	"\x12ResumeTurnResponse\x12'\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tR\x0econversationId\x121\n" +
+	"\x05event\x18\x02 \x01(\v2\x1b.bookworm.chat.v1.TurnEventR\x05event\"6\n" +
+	"\x11CancelTurnRequest\x12!\n" +
+	"\aturn_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06turnId\"\x14\n" +
+	"\x12CancelTurnResponse\"U\n" +
+	"\x14ConfirmActionRequest\x12%\n" +
+	"\taction_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bactionId\x12\x16\n" +
+	"\x06accept\x18\x02 \x01(\bR\x06accept\"+\n" +
+	"\x15ConfirmActionResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\xae\x01\n" +
+	"\fConversation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"k\n" +
+	"\x18ListConversationsRequest\x12&\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x89\x01\n" +
+	"\x19ListConversationsResponse\x12D\n" +
+	"\rconversations\x18\x01 \x03(\v2\x1e.bookworm.chat.v1.ConversationR\rconversations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe0\x02\n" +
+	"\aMessage\x12\x17\n" +
+	"\aturn_id\x18\x01 \x01(\tR\x06turnId\x128\n" +
+	"\x06author\x18\x02 \x01(\x0e2 .bookworm.chat.v1.Message.AuthorR\x06author\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x128\n" +
+	"\tcitations\x18\x05 \x03(\v2\x1a.bookworm.chat.v1.CitationR\tcitations\x128\n" +
+	"\aoutcome\x18\x06 \x01(\x0e2\x1e.bookworm.chat.v1.Done.OutcomeR\aoutcome\"=\n" +
+	"\x06Author\x12\x16\n" +
+	"\x12AUTHOR_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aSHOPPER\x10\x01\x12\x0e\n" +
+	"\n" +
+	"BOOKSELLER\x10\x02\"\x99\x01\n" +
+	"\x13ListMessagesRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0econversationId\x12&\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"u\n" +
+	"\x14ListMessagesResponse\x125\n" +
+	"\bmessages\x18\x01 \x03(\v2\x19.bookworm.chat.v1.MessageR\bmessages\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"o\n" +
+	"\x19RenameConversationRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0econversationId\x12\x1f\n" +
+	"\x05title\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18xR\x05title\"`\n" +
+	"\x1aRenameConversationResponse\x12B\n" +
+	"\fconversation\x18\x01 \x01(\v2\x1e.bookworm.chat.v1.ConversationR\fconversation\"N\n" +
+	"\x19DeleteConversationRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0econversationId\"\x1c\n" +
+	"\x1aDeleteConversationResponse\"N\n" +
+	"\x19ExportConversationRequest\x121\n" +
+	"\x0fconversation_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0econversationId\"U\n" +
+	"\x1aExportConversationResponse\x12\x1b\n" +
+	"\tfile_name\x18\x01 \x01(\tR\bfileName\x12\x1a\n" +
+	"\bmarkdown\x18\x02 \x01(\tR\bmarkdown2\xcf\v\n" +
+	"\vChatService\x12\x85\x01\n" +
+	"\vSendMessage\x12$.bookworm.chat.v1.SendMessageRequest\x1a%.bookworm.chat.v1.SendMessageResponse\"'\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/chat/messages0\x01\x12\x8d\x01\n" +
+	"\n" +
+	"ResumeTurn\x12#.bookworm.chat.v1.ResumeTurnRequest\x1a$.bookworm.chat.v1.ResumeTurnResponse\"2\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02%\x12#/api/v1/chat/turns/{turn_id}/events0\x01\x12\x91\x01\n" +
+	"\n" +
+	"CancelTurn\x12#.bookworm.chat.v1.CancelTurnRequest\x1a$.bookworm.chat.v1.CancelTurnResponse\"8\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/chat/turns/{turn_id}:cancel\x90\x02\x02\x12\x9f\x01\n" +
+	"\rConfirmAction\x12&.bookworm.chat.v1.ConfirmActionRequest\x1a'.bookworm.chat.v1.ConfirmActionResponse\"=\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02-:\x01*\"(/api/v1/chat/actions/{action_id}:confirm\x90\x02\x02\x12\x9a\x01\n" +
+	"\x11ListConversations\x12*.bookworm.chat.v1.ListConversationsRequest\x1a+.bookworm.chat.v1.ListConversationsResponse\",\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/chat/conversations\x90\x02\x01\x12\xa6\x01\n" +
+	"\fListMessages\x12%.bookworm.chat.v1.ListMessagesRequest\x1a&.bookworm.chat.v1.ListMessagesResponse\"G\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x027\x125/api/v1/chat/conversations/{conversation_id}/messages\x90\x02\x01\x12\xc0\x01\n" +
+	"\x12RenameConversation\x12+.bookworm.chat.v1.RenameConversationRequest\x1a,.bookworm.chat.v1.RenameConversationResponse\"O\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02?:\x01*b\fconversation2,/api/v1/chat/conversations/{conversation_id}\x90\x02\x02\x12\xaf\x01\n" +
+	"\x12DeleteConversation\x12+.bookworm.chat.v1.DeleteConversationRequest\x1a,.bookworm.chat.v1.DeleteConversationResponse\">\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02.*,/api/v1/chat/conversations/{conversation_id}\x90\x02\x02\x12\xb6\x01\n" +
+	"\x12ExportConversation\x12+.bookworm.chat.v1.ExportConversationRequest\x1a,.bookworm.chat.v1.ExportConversationResponse\"E\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x025\x123/api/v1/chat/conversations/{conversation_id}:export\x90\x02\x01B\xb2\x01\n" +
 	"\x14com.bookworm.chat.v1B\tChatProtoP\x01Z-bookworm/internal/gen/bookworm/chat/v1;chatv1\xa2\x02\x03BCX\xaa\x02\x10Bookworm.Chat.V1\xca\x02\x10Bookworm\\Chat\\V1\xe2\x02\x1cBookworm\\Chat\\V1\\GPBMetadata\xea\x02\x12Bookworm::Chat::V1b\x06proto3"
 
 var (
@@ -165,19 +2328,93 @@ func file_bookworm_chat_v1_chat_proto_rawDescGZIP() []byte {
 	return file_bookworm_chat_v1_chat_proto_rawDescData
 }
 
-var file_bookworm_chat_v1_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_bookworm_chat_v1_chat_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_bookworm_chat_v1_chat_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_bookworm_chat_v1_chat_proto_goTypes = []any{
-	(*SendMessageRequest)(nil),  // 0: bookworm.chat.v1.SendMessageRequest
-	(*SendMessageResponse)(nil), // 1: bookworm.chat.v1.SendMessageResponse
+	(ToolEvent_State)(0),               // 0: bookworm.chat.v1.ToolEvent.State
+	(Done_Outcome)(0),                  // 1: bookworm.chat.v1.Done.Outcome
+	(Message_Author)(0),                // 2: bookworm.chat.v1.Message.Author
+	(*SendMessageRequest)(nil),         // 3: bookworm.chat.v1.SendMessageRequest
+	(*SendMessageResponse)(nil),        // 4: bookworm.chat.v1.SendMessageResponse
+	(*TurnEvent)(nil),                  // 5: bookworm.chat.v1.TurnEvent
+	(*ToolEvent)(nil),                  // 6: bookworm.chat.v1.ToolEvent
+	(*Citation)(nil),                   // 7: bookworm.chat.v1.Citation
+	(*Card)(nil),                       // 8: bookworm.chat.v1.Card
+	(*BookCard)(nil),                   // 9: bookworm.chat.v1.BookCard
+	(*OrderCard)(nil),                  // 10: bookworm.chat.v1.OrderCard
+	(*ConfirmationCard)(nil),           // 11: bookworm.chat.v1.ConfirmationCard
+	(*TurnError)(nil),                  // 12: bookworm.chat.v1.TurnError
+	(*Done)(nil),                       // 13: bookworm.chat.v1.Done
+	(*ResumeTurnRequest)(nil),          // 14: bookworm.chat.v1.ResumeTurnRequest
+	(*ResumeTurnResponse)(nil),         // 15: bookworm.chat.v1.ResumeTurnResponse
+	(*CancelTurnRequest)(nil),          // 16: bookworm.chat.v1.CancelTurnRequest
+	(*CancelTurnResponse)(nil),         // 17: bookworm.chat.v1.CancelTurnResponse
+	(*ConfirmActionRequest)(nil),       // 18: bookworm.chat.v1.ConfirmActionRequest
+	(*ConfirmActionResponse)(nil),      // 19: bookworm.chat.v1.ConfirmActionResponse
+	(*Conversation)(nil),               // 20: bookworm.chat.v1.Conversation
+	(*ListConversationsRequest)(nil),   // 21: bookworm.chat.v1.ListConversationsRequest
+	(*ListConversationsResponse)(nil),  // 22: bookworm.chat.v1.ListConversationsResponse
+	(*Message)(nil),                    // 23: bookworm.chat.v1.Message
+	(*ListMessagesRequest)(nil),        // 24: bookworm.chat.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil),       // 25: bookworm.chat.v1.ListMessagesResponse
+	(*RenameConversationRequest)(nil),  // 26: bookworm.chat.v1.RenameConversationRequest
+	(*RenameConversationResponse)(nil), // 27: bookworm.chat.v1.RenameConversationResponse
+	(*DeleteConversationRequest)(nil),  // 28: bookworm.chat.v1.DeleteConversationRequest
+	(*DeleteConversationResponse)(nil), // 29: bookworm.chat.v1.DeleteConversationResponse
+	(*ExportConversationRequest)(nil),  // 30: bookworm.chat.v1.ExportConversationRequest
+	(*ExportConversationResponse)(nil), // 31: bookworm.chat.v1.ExportConversationResponse
+	(*v1.Money)(nil),                   // 32: bookworm.type.v1.Money
+	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
 }
 var file_bookworm_chat_v1_chat_proto_depIdxs = []int32{
-	0, // 0: bookworm.chat.v1.ChatService.SendMessage:input_type -> bookworm.chat.v1.SendMessageRequest
-	1, // 1: bookworm.chat.v1.ChatService.SendMessage:output_type -> bookworm.chat.v1.SendMessageResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	5,  // 0: bookworm.chat.v1.SendMessageResponse.event:type_name -> bookworm.chat.v1.TurnEvent
+	6,  // 1: bookworm.chat.v1.TurnEvent.tool:type_name -> bookworm.chat.v1.ToolEvent
+	7,  // 2: bookworm.chat.v1.TurnEvent.citation:type_name -> bookworm.chat.v1.Citation
+	8,  // 3: bookworm.chat.v1.TurnEvent.card:type_name -> bookworm.chat.v1.Card
+	12, // 4: bookworm.chat.v1.TurnEvent.error:type_name -> bookworm.chat.v1.TurnError
+	13, // 5: bookworm.chat.v1.TurnEvent.done:type_name -> bookworm.chat.v1.Done
+	0,  // 6: bookworm.chat.v1.ToolEvent.state:type_name -> bookworm.chat.v1.ToolEvent.State
+	9,  // 7: bookworm.chat.v1.Card.book:type_name -> bookworm.chat.v1.BookCard
+	10, // 8: bookworm.chat.v1.Card.order:type_name -> bookworm.chat.v1.OrderCard
+	11, // 9: bookworm.chat.v1.Card.confirmation:type_name -> bookworm.chat.v1.ConfirmationCard
+	32, // 10: bookworm.chat.v1.BookCard.price:type_name -> bookworm.type.v1.Money
+	32, // 11: bookworm.chat.v1.OrderCard.total:type_name -> bookworm.type.v1.Money
+	33, // 12: bookworm.chat.v1.OrderCard.create_time:type_name -> google.protobuf.Timestamp
+	33, // 13: bookworm.chat.v1.ConfirmationCard.expire_time:type_name -> google.protobuf.Timestamp
+	1,  // 14: bookworm.chat.v1.Done.outcome:type_name -> bookworm.chat.v1.Done.Outcome
+	5,  // 15: bookworm.chat.v1.ResumeTurnResponse.event:type_name -> bookworm.chat.v1.TurnEvent
+	33, // 16: bookworm.chat.v1.Conversation.create_time:type_name -> google.protobuf.Timestamp
+	33, // 17: bookworm.chat.v1.Conversation.update_time:type_name -> google.protobuf.Timestamp
+	20, // 18: bookworm.chat.v1.ListConversationsResponse.conversations:type_name -> bookworm.chat.v1.Conversation
+	2,  // 19: bookworm.chat.v1.Message.author:type_name -> bookworm.chat.v1.Message.Author
+	33, // 20: bookworm.chat.v1.Message.create_time:type_name -> google.protobuf.Timestamp
+	7,  // 21: bookworm.chat.v1.Message.citations:type_name -> bookworm.chat.v1.Citation
+	1,  // 22: bookworm.chat.v1.Message.outcome:type_name -> bookworm.chat.v1.Done.Outcome
+	23, // 23: bookworm.chat.v1.ListMessagesResponse.messages:type_name -> bookworm.chat.v1.Message
+	20, // 24: bookworm.chat.v1.RenameConversationResponse.conversation:type_name -> bookworm.chat.v1.Conversation
+	3,  // 25: bookworm.chat.v1.ChatService.SendMessage:input_type -> bookworm.chat.v1.SendMessageRequest
+	14, // 26: bookworm.chat.v1.ChatService.ResumeTurn:input_type -> bookworm.chat.v1.ResumeTurnRequest
+	16, // 27: bookworm.chat.v1.ChatService.CancelTurn:input_type -> bookworm.chat.v1.CancelTurnRequest
+	18, // 28: bookworm.chat.v1.ChatService.ConfirmAction:input_type -> bookworm.chat.v1.ConfirmActionRequest
+	21, // 29: bookworm.chat.v1.ChatService.ListConversations:input_type -> bookworm.chat.v1.ListConversationsRequest
+	24, // 30: bookworm.chat.v1.ChatService.ListMessages:input_type -> bookworm.chat.v1.ListMessagesRequest
+	26, // 31: bookworm.chat.v1.ChatService.RenameConversation:input_type -> bookworm.chat.v1.RenameConversationRequest
+	28, // 32: bookworm.chat.v1.ChatService.DeleteConversation:input_type -> bookworm.chat.v1.DeleteConversationRequest
+	30, // 33: bookworm.chat.v1.ChatService.ExportConversation:input_type -> bookworm.chat.v1.ExportConversationRequest
+	4,  // 34: bookworm.chat.v1.ChatService.SendMessage:output_type -> bookworm.chat.v1.SendMessageResponse
+	15, // 35: bookworm.chat.v1.ChatService.ResumeTurn:output_type -> bookworm.chat.v1.ResumeTurnResponse
+	17, // 36: bookworm.chat.v1.ChatService.CancelTurn:output_type -> bookworm.chat.v1.CancelTurnResponse
+	19, // 37: bookworm.chat.v1.ChatService.ConfirmAction:output_type -> bookworm.chat.v1.ConfirmActionResponse
+	22, // 38: bookworm.chat.v1.ChatService.ListConversations:output_type -> bookworm.chat.v1.ListConversationsResponse
+	25, // 39: bookworm.chat.v1.ChatService.ListMessages:output_type -> bookworm.chat.v1.ListMessagesResponse
+	27, // 40: bookworm.chat.v1.ChatService.RenameConversation:output_type -> bookworm.chat.v1.RenameConversationResponse
+	29, // 41: bookworm.chat.v1.ChatService.DeleteConversation:output_type -> bookworm.chat.v1.DeleteConversationResponse
+	31, // 42: bookworm.chat.v1.ChatService.ExportConversation:output_type -> bookworm.chat.v1.ExportConversationResponse
+	34, // [34:43] is the sub-list for method output_type
+	25, // [25:34] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_bookworm_chat_v1_chat_proto_init() }
@@ -185,18 +2422,38 @@ func file_bookworm_chat_v1_chat_proto_init() {
 	if File_bookworm_chat_v1_chat_proto != nil {
 		return
 	}
+	file_bookworm_chat_v1_chat_proto_msgTypes[2].OneofWrappers = []any{
+		(*TurnEvent_Delta)(nil),
+		(*TurnEvent_Tool)(nil),
+		(*TurnEvent_Citation)(nil),
+		(*TurnEvent_Card)(nil),
+		(*TurnEvent_Error)(nil),
+		(*TurnEvent_Done)(nil),
+	}
+	file_bookworm_chat_v1_chat_proto_msgTypes[4].OneofWrappers = []any{
+		(*Citation_BookId)(nil),
+		(*Citation_ReviewId)(nil),
+		(*Citation_OrderId)(nil),
+		(*Citation_Policy)(nil),
+	}
+	file_bookworm_chat_v1_chat_proto_msgTypes[5].OneofWrappers = []any{
+		(*Card_Book)(nil),
+		(*Card_Order)(nil),
+		(*Card_Confirmation)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bookworm_chat_v1_chat_proto_rawDesc), len(file_bookworm_chat_v1_chat_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   2,
+			NumEnums:      3,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_bookworm_chat_v1_chat_proto_goTypes,
 		DependencyIndexes: file_bookworm_chat_v1_chat_proto_depIdxs,
+		EnumInfos:         file_bookworm_chat_v1_chat_proto_enumTypes,
 		MessageInfos:      file_bookworm_chat_v1_chat_proto_msgTypes,
 	}.Build()
 	File_bookworm_chat_v1_chat_proto = out.File

@@ -4,8 +4,7 @@
 // - protoc             (unknown)
 // source: bookworm/chat/v1/chat.proto
 
-// Package bookworm.chat.v1 is the contract of the bookseller you can talk to. It is a draft: no server
-// registers it yet.
+// Package bookworm.chat.v1 is the contract of the bookseller you can talk to.
 
 package chatv1
 
@@ -22,17 +21,57 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ChatService_SendMessage_FullMethodName = "/bookworm.chat.v1.ChatService/SendMessage"
+	ChatService_SendMessage_FullMethodName        = "/bookworm.chat.v1.ChatService/SendMessage"
+	ChatService_ResumeTurn_FullMethodName         = "/bookworm.chat.v1.ChatService/ResumeTurn"
+	ChatService_CancelTurn_FullMethodName         = "/bookworm.chat.v1.ChatService/CancelTurn"
+	ChatService_ConfirmAction_FullMethodName      = "/bookworm.chat.v1.ChatService/ConfirmAction"
+	ChatService_ListConversations_FullMethodName  = "/bookworm.chat.v1.ChatService/ListConversations"
+	ChatService_ListMessages_FullMethodName       = "/bookworm.chat.v1.ChatService/ListMessages"
+	ChatService_RenameConversation_FullMethodName = "/bookworm.chat.v1.ChatService/RenameConversation"
+	ChatService_DeleteConversation_FullMethodName = "/bookworm.chat.v1.ChatService/DeleteConversation"
+	ChatService_ExportConversation_FullMethodName = "/bookworm.chat.v1.ChatService/ExportConversation"
 )
 
 // ChatServiceClient is the client API for ChatService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ChatService talks with a shopper about books.
+// ChatService talks with a shopper about books and about their own orders. A conversation belongs to
+// the caller; somebody else's looks as if it did not exist.
 type ChatServiceClient interface {
-	// SendMessage adds the caller's message to a conversation and streams the answer.
+	// SendMessage adds the caller's message to a conversation, or begins one, and streams the answer: a
+	// turn. The stream ends with a done event. When the client goes away the model stops after a moment,
+	// in which ResumeTurn can take the stream up again. It needs an Idempotency-Key header: the same key
+	// with the same request streams the same turn again, and with another one is an error.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, CONVERSATION_NOT_FOUND, TURN_IN_PROGRESS,
+	// CHAT_BUDGET_SPENT.
 	SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SendMessageResponse], error)
+	// ResumeTurn streams the events of a turn after the one with the given number: those that have been,
+	// and those that come.
+	// Errors: TURN_NOT_FOUND.
+	ResumeTurn(ctx context.Context, in *ResumeTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResumeTurnResponse], error)
+	// CancelTurn stops a turn. What was said so far stays. No error when it has ended.
+	// Errors: TURN_NOT_FOUND.
+	CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error)
+	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
+	// and only within ten minutes.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	ConfirmAction(ctx context.Context, in *ConfirmActionRequest, opts ...grpc.CallOption) (*ConfirmActionResponse, error)
+	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListConversations(ctx context.Context, in *ListConversationsRequest, opts ...grpc.CallOption) (*ListConversationsResponse, error)
+	// ListMessages lists what was said in a conversation, the oldest first, a page at a time.
+	// Errors: CONVERSATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
+	// RenameConversation gives a conversation a title.
+	// Errors: CONVERSATION_NOT_FOUND.
+	RenameConversation(ctx context.Context, in *RenameConversationRequest, opts ...grpc.CallOption) (*RenameConversationResponse, error)
+	// DeleteConversation removes a conversation and all that was said in it, for good. No error when
+	// there is none.
+	DeleteConversation(ctx context.Context, in *DeleteConversationRequest, opts ...grpc.CallOption) (*DeleteConversationResponse, error)
+	// ExportConversation returns a conversation whole, as Markdown to keep.
+	// Errors: CONVERSATION_NOT_FOUND.
+	ExportConversation(ctx context.Context, in *ExportConversationRequest, opts ...grpc.CallOption) (*ExportConversationResponse, error)
 }
 
 type chatServiceClient struct {
@@ -62,14 +101,135 @@ func (c *chatServiceClient) SendMessage(ctx context.Context, in *SendMessageRequ
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ChatService_SendMessageClient = grpc.ServerStreamingClient[SendMessageResponse]
 
+func (c *chatServiceClient) ResumeTurn(ctx context.Context, in *ResumeTurnRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResumeTurnResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ChatService_ServiceDesc.Streams[1], ChatService_ResumeTurn_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ResumeTurnRequest, ResumeTurnResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_ResumeTurnClient = grpc.ServerStreamingClient[ResumeTurnResponse]
+
+func (c *chatServiceClient) CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelTurnResponse)
+	err := c.cc.Invoke(ctx, ChatService_CancelTurn_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) ConfirmAction(ctx context.Context, in *ConfirmActionRequest, opts ...grpc.CallOption) (*ConfirmActionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfirmActionResponse)
+	err := c.cc.Invoke(ctx, ChatService_ConfirmAction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) ListConversations(ctx context.Context, in *ListConversationsRequest, opts ...grpc.CallOption) (*ListConversationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListConversationsResponse)
+	err := c.cc.Invoke(ctx, ChatService_ListConversations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMessagesResponse)
+	err := c.cc.Invoke(ctx, ChatService_ListMessages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) RenameConversation(ctx context.Context, in *RenameConversationRequest, opts ...grpc.CallOption) (*RenameConversationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenameConversationResponse)
+	err := c.cc.Invoke(ctx, ChatService_RenameConversation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) DeleteConversation(ctx context.Context, in *DeleteConversationRequest, opts ...grpc.CallOption) (*DeleteConversationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteConversationResponse)
+	err := c.cc.Invoke(ctx, ChatService_DeleteConversation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *chatServiceClient) ExportConversation(ctx context.Context, in *ExportConversationRequest, opts ...grpc.CallOption) (*ExportConversationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExportConversationResponse)
+	err := c.cc.Invoke(ctx, ChatService_ExportConversation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ChatServiceServer is the server API for ChatService service.
 // All implementations must embed UnimplementedChatServiceServer
 // for forward compatibility.
 //
-// ChatService talks with a shopper about books.
+// ChatService talks with a shopper about books and about their own orders. A conversation belongs to
+// the caller; somebody else's looks as if it did not exist.
 type ChatServiceServer interface {
-	// SendMessage adds the caller's message to a conversation and streams the answer.
+	// SendMessage adds the caller's message to a conversation, or begins one, and streams the answer: a
+	// turn. The stream ends with a done event. When the client goes away the model stops after a moment,
+	// in which ResumeTurn can take the stream up again. It needs an Idempotency-Key header: the same key
+	// with the same request streams the same turn again, and with another one is an error.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, CONVERSATION_NOT_FOUND, TURN_IN_PROGRESS,
+	// CHAT_BUDGET_SPENT.
 	SendMessage(*SendMessageRequest, grpc.ServerStreamingServer[SendMessageResponse]) error
+	// ResumeTurn streams the events of a turn after the one with the given number: those that have been,
+	// and those that come.
+	// Errors: TURN_NOT_FOUND.
+	ResumeTurn(*ResumeTurnRequest, grpc.ServerStreamingServer[ResumeTurnResponse]) error
+	// CancelTurn stops a turn. What was said so far stays. No error when it has ended.
+	// Errors: TURN_NOT_FOUND.
+	CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error)
+	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
+	// and only within ten minutes.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	ConfirmAction(context.Context, *ConfirmActionRequest) (*ConfirmActionResponse, error)
+	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListConversations(context.Context, *ListConversationsRequest) (*ListConversationsResponse, error)
+	// ListMessages lists what was said in a conversation, the oldest first, a page at a time.
+	// Errors: CONVERSATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)
+	// RenameConversation gives a conversation a title.
+	// Errors: CONVERSATION_NOT_FOUND.
+	RenameConversation(context.Context, *RenameConversationRequest) (*RenameConversationResponse, error)
+	// DeleteConversation removes a conversation and all that was said in it, for good. No error when
+	// there is none.
+	DeleteConversation(context.Context, *DeleteConversationRequest) (*DeleteConversationResponse, error)
+	// ExportConversation returns a conversation whole, as Markdown to keep.
+	// Errors: CONVERSATION_NOT_FOUND.
+	ExportConversation(context.Context, *ExportConversationRequest) (*ExportConversationResponse, error)
 	mustEmbedUnimplementedChatServiceServer()
 }
 
@@ -82,6 +242,30 @@ type UnimplementedChatServiceServer struct{}
 
 func (UnimplementedChatServiceServer) SendMessage(*SendMessageRequest, grpc.ServerStreamingServer[SendMessageResponse]) error {
 	return status.Error(codes.Unimplemented, "method SendMessage not implemented")
+}
+func (UnimplementedChatServiceServer) ResumeTurn(*ResumeTurnRequest, grpc.ServerStreamingServer[ResumeTurnResponse]) error {
+	return status.Error(codes.Unimplemented, "method ResumeTurn not implemented")
+}
+func (UnimplementedChatServiceServer) CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelTurn not implemented")
+}
+func (UnimplementedChatServiceServer) ConfirmAction(context.Context, *ConfirmActionRequest) (*ConfirmActionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConfirmAction not implemented")
+}
+func (UnimplementedChatServiceServer) ListConversations(context.Context, *ListConversationsRequest) (*ListConversationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListConversations not implemented")
+}
+func (UnimplementedChatServiceServer) ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMessages not implemented")
+}
+func (UnimplementedChatServiceServer) RenameConversation(context.Context, *RenameConversationRequest) (*RenameConversationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenameConversation not implemented")
+}
+func (UnimplementedChatServiceServer) DeleteConversation(context.Context, *DeleteConversationRequest) (*DeleteConversationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteConversation not implemented")
+}
+func (UnimplementedChatServiceServer) ExportConversation(context.Context, *ExportConversationRequest) (*ExportConversationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExportConversation not implemented")
 }
 func (UnimplementedChatServiceServer) mustEmbedUnimplementedChatServiceServer() {}
 func (UnimplementedChatServiceServer) testEmbeddedByValue()                     {}
@@ -115,17 +299,188 @@ func _ChatService_SendMessage_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ChatService_SendMessageServer = grpc.ServerStreamingServer[SendMessageResponse]
 
+func _ChatService_ResumeTurn_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ResumeTurnRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ChatServiceServer).ResumeTurn(m, &grpc.GenericServerStream[ResumeTurnRequest, ResumeTurnResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ChatService_ResumeTurnServer = grpc.ServerStreamingServer[ResumeTurnResponse]
+
+func _ChatService_CancelTurn_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelTurnRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).CancelTurn(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_CancelTurn_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).CancelTurn(ctx, req.(*CancelTurnRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_ConfirmAction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfirmActionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).ConfirmAction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_ConfirmAction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).ConfirmAction(ctx, req.(*ConfirmActionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_ListConversations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListConversationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).ListConversations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_ListConversations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).ListConversations(ctx, req.(*ListConversationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_ListMessages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMessagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).ListMessages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_ListMessages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).ListMessages(ctx, req.(*ListMessagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_RenameConversation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameConversationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).RenameConversation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_RenameConversation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).RenameConversation(ctx, req.(*RenameConversationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_DeleteConversation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteConversationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).DeleteConversation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_DeleteConversation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).DeleteConversation(ctx, req.(*DeleteConversationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ChatService_ExportConversation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExportConversationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChatServiceServer).ExportConversation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChatService_ExportConversation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChatServiceServer).ExportConversation(ctx, req.(*ExportConversationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ChatService_ServiceDesc is the grpc.ServiceDesc for ChatService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var ChatService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "bookworm.chat.v1.ChatService",
 	HandlerType: (*ChatServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "CancelTurn",
+			Handler:    _ChatService_CancelTurn_Handler,
+		},
+		{
+			MethodName: "ConfirmAction",
+			Handler:    _ChatService_ConfirmAction_Handler,
+		},
+		{
+			MethodName: "ListConversations",
+			Handler:    _ChatService_ListConversations_Handler,
+		},
+		{
+			MethodName: "ListMessages",
+			Handler:    _ChatService_ListMessages_Handler,
+		},
+		{
+			MethodName: "RenameConversation",
+			Handler:    _ChatService_RenameConversation_Handler,
+		},
+		{
+			MethodName: "DeleteConversation",
+			Handler:    _ChatService_DeleteConversation_Handler,
+		},
+		{
+			MethodName: "ExportConversation",
+			Handler:    _ChatService_ExportConversation_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "SendMessage",
 			Handler:       _ChatService_SendMessage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ResumeTurn",
+			Handler:       _ChatService_ResumeTurn_Handler,
 			ServerStreams: true,
 		},
 	},

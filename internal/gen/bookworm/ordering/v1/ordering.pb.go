@@ -1075,6 +1075,162 @@ func (x *CancelOrderResponse) GetOrder() *Order {
 	return nil
 }
 
+// ListPurchasesRequest names the shopper.
+type ListPurchasesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shopper's subject.
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Only these books; all when empty.
+	BookIds       []string `protobuf:"bytes,2,rep,name=book_ids,json=bookIds,proto3" json:"book_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPurchasesRequest) Reset() {
+	*x = ListPurchasesRequest{}
+	mi := &file_bookworm_ordering_v1_ordering_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPurchasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPurchasesRequest) ProtoMessage() {}
+
+func (x *ListPurchasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_ordering_v1_ordering_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPurchasesRequest.ProtoReflect.Descriptor instead.
+func (*ListPurchasesRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_ordering_v1_ordering_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListPurchasesRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ListPurchasesRequest) GetBookIds() []string {
+	if x != nil {
+		return x.BookIds
+	}
+	return nil
+}
+
+// ListPurchasesResponse holds what was bought.
+type ListPurchasesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The books, the latest purchase first; at most 1000.
+	Purchases     []*Purchase `protobuf:"bytes,1,rep,name=purchases,proto3" json:"purchases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPurchasesResponse) Reset() {
+	*x = ListPurchasesResponse{}
+	mi := &file_bookworm_ordering_v1_ordering_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPurchasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPurchasesResponse) ProtoMessage() {}
+
+func (x *ListPurchasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_ordering_v1_ordering_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPurchasesResponse.ProtoReflect.Descriptor instead.
+func (*ListPurchasesResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_ordering_v1_ordering_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListPurchasesResponse) GetPurchases() []*Purchase {
+	if x != nil {
+		return x.Purchases
+	}
+	return nil
+}
+
+// Purchase is a book that somebody bought.
+type Purchase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	// When it was ordered, the last time.
+	OrderTime     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=order_time,json=orderTime,proto3" json:"order_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Purchase) Reset() {
+	*x = Purchase{}
+	mi := &file_bookworm_ordering_v1_ordering_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Purchase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Purchase) ProtoMessage() {}
+
+func (x *Purchase) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_ordering_v1_ordering_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Purchase.ProtoReflect.Descriptor instead.
+func (*Purchase) Descriptor() ([]byte, []int) {
+	return file_bookworm_ordering_v1_ordering_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Purchase) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+func (x *Purchase) GetOrderTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OrderTime
+	}
+	return nil
+}
+
 var File_bookworm_ordering_v1_ordering_proto protoreflect.FileDescriptor
 
 const file_bookworm_ordering_v1_ordering_proto_rawDesc = "" +
@@ -1163,7 +1319,17 @@ const file_bookworm_ordering_v1_ordering_proto_rawDesc = "" +
 	"\x12CancelOrderRequest\x12\x18\n" +
 	"\x02id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x02id\"H\n" +
 	"\x13CancelOrderResponse\x121\n" +
-	"\x05order\x18\x01 \x01(\v2\x1b.bookworm.ordering.v1.OrderR\x05order2\xda\x05\n" +
+	"\x05order\x18\x01 \x01(\v2\x1b.bookworm.ordering.v1.OrderR\x05order\"h\n" +
+	"\x14ListPurchasesRequest\x12$\n" +
+	"\asubject\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\asubject\x12*\n" +
+	"\bbook_ids\x18\x02 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10d\"\x05r\x03\xb0\x01\x01R\abookIds\"U\n" +
+	"\x15ListPurchasesResponse\x12<\n" +
+	"\tpurchases\x18\x01 \x03(\v2\x1e.bookworm.ordering.v1.PurchaseR\tpurchases\"^\n" +
+	"\bPurchase\x12\x17\n" +
+	"\abook_id\x18\x01 \x01(\tR\x06bookId\x129\n" +
+	"\n" +
+	"order_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\torderTime2\xda\x05\n" +
 	"\fOrderService\x12\x8e\x01\n" +
 	"\n" +
 	"QuoteOrder\x12'.bookworm.ordering.v1.QuoteOrderRequest\x1a(.bookworm.ordering.v1.QuoteOrderResponse\"-\xaa\xd4\x18\x03\n" +
@@ -1177,7 +1343,11 @@ const file_bookworm_ordering_v1_ordering_proto_rawDesc = "" +
 	"ListOrders\x12'.bookworm.ordering.v1.ListOrdersRequest\x1a(.bookworm.ordering.v1.ListOrdersResponse\" \xaa\xd4\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/orders\x90\x02\x01\x12\x9b\x01\n" +
 	"\vCancelOrder\x12(.bookworm.ordering.v1.CancelOrderRequest\x1a).bookworm.ordering.v1.CancelOrderResponse\"7\xaa\xd4\x18\x04\n" +
-	"\x02\x02\x03\x82\xd3\xe4\x93\x02&:\x01*b\x05order\"\x1a/api/v1/orders/{id}:cancel\x90\x02\x02B\xd2\x01\n" +
+	"\x02\x02\x03\x82\xd3\xe4\x93\x02&:\x01*b\x05order\"\x1a/api/v1/orders/{id}:cancel\x90\x02\x022\x87\x01\n" +
+	"\x0fPurchaseService\x12t\n" +
+	"\rListPurchases\x12*.bookworm.ordering.v1.ListPurchasesRequest\x1a+.bookworm.ordering.v1.ListPurchasesResponse\"\n" +
+	"\xaa\xd4\x18\x03\n" +
+	"\x01\x04\x90\x02\x01B\xd2\x01\n" +
 	"\x18com.bookworm.ordering.v1B\rOrderingProtoP\x01Z5bookworm/internal/gen/bookworm/ordering/v1;orderingv1\xa2\x02\x03BOX\xaa\x02\x14Bookworm.Ordering.V1\xca\x02\x14Bookworm\\Ordering\\V1\xe2\x02 Bookworm\\Ordering\\V1\\GPBMetadata\xea\x02\x16Bookworm::Ordering::V1b\x06proto3"
 
 var (
@@ -1193,7 +1363,7 @@ func file_bookworm_ordering_v1_ordering_proto_rawDescGZIP() []byte {
 }
 
 var file_bookworm_ordering_v1_ordering_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bookworm_ordering_v1_ordering_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_bookworm_ordering_v1_ordering_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_bookworm_ordering_v1_ordering_proto_goTypes = []any{
 	(Order_Status)(0),             // 0: bookworm.ordering.v1.Order.Status
 	(*Address)(nil),               // 1: bookworm.ordering.v1.Address
@@ -1211,49 +1381,56 @@ var file_bookworm_ordering_v1_ordering_proto_goTypes = []any{
 	(*ListOrdersResponse)(nil),    // 13: bookworm.ordering.v1.ListOrdersResponse
 	(*CancelOrderRequest)(nil),    // 14: bookworm.ordering.v1.CancelOrderRequest
 	(*CancelOrderResponse)(nil),   // 15: bookworm.ordering.v1.CancelOrderResponse
-	(*v1.Money)(nil),              // 16: bookworm.type.v1.Money
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*ListPurchasesRequest)(nil),  // 16: bookworm.ordering.v1.ListPurchasesRequest
+	(*ListPurchasesResponse)(nil), // 17: bookworm.ordering.v1.ListPurchasesResponse
+	(*Purchase)(nil),              // 18: bookworm.ordering.v1.Purchase
+	(*v1.Money)(nil),              // 19: bookworm.type.v1.Money
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_bookworm_ordering_v1_ordering_proto_depIdxs = []int32{
-	16, // 0: bookworm.ordering.v1.OrderLine.unit_price:type_name -> bookworm.type.v1.Money
-	16, // 1: bookworm.ordering.v1.OrderLine.line_total:type_name -> bookworm.type.v1.Money
-	16, // 2: bookworm.ordering.v1.Totals.subtotal:type_name -> bookworm.type.v1.Money
-	16, // 3: bookworm.ordering.v1.Totals.shipping:type_name -> bookworm.type.v1.Money
-	16, // 4: bookworm.ordering.v1.Totals.tax:type_name -> bookworm.type.v1.Money
-	16, // 5: bookworm.ordering.v1.Totals.discount:type_name -> bookworm.type.v1.Money
-	16, // 6: bookworm.ordering.v1.Totals.total:type_name -> bookworm.type.v1.Money
+	19, // 0: bookworm.ordering.v1.OrderLine.unit_price:type_name -> bookworm.type.v1.Money
+	19, // 1: bookworm.ordering.v1.OrderLine.line_total:type_name -> bookworm.type.v1.Money
+	19, // 2: bookworm.ordering.v1.Totals.subtotal:type_name -> bookworm.type.v1.Money
+	19, // 3: bookworm.ordering.v1.Totals.shipping:type_name -> bookworm.type.v1.Money
+	19, // 4: bookworm.ordering.v1.Totals.tax:type_name -> bookworm.type.v1.Money
+	19, // 5: bookworm.ordering.v1.Totals.discount:type_name -> bookworm.type.v1.Money
+	19, // 6: bookworm.ordering.v1.Totals.total:type_name -> bookworm.type.v1.Money
 	0,  // 7: bookworm.ordering.v1.Order.status:type_name -> bookworm.ordering.v1.Order.Status
 	2,  // 8: bookworm.ordering.v1.Order.lines:type_name -> bookworm.ordering.v1.OrderLine
 	3,  // 9: bookworm.ordering.v1.Order.totals:type_name -> bookworm.ordering.v1.Totals
-	16, // 10: bookworm.ordering.v1.Order.total:type_name -> bookworm.type.v1.Money
+	19, // 10: bookworm.ordering.v1.Order.total:type_name -> bookworm.type.v1.Money
 	1,  // 11: bookworm.ordering.v1.Order.shipping_address:type_name -> bookworm.ordering.v1.Address
-	17, // 12: bookworm.ordering.v1.Order.create_time:type_name -> google.protobuf.Timestamp
-	17, // 13: bookworm.ordering.v1.Order.update_time:type_name -> google.protobuf.Timestamp
+	20, // 12: bookworm.ordering.v1.Order.create_time:type_name -> google.protobuf.Timestamp
+	20, // 13: bookworm.ordering.v1.Order.update_time:type_name -> google.protobuf.Timestamp
 	2,  // 14: bookworm.ordering.v1.Quote.lines:type_name -> bookworm.ordering.v1.OrderLine
 	3,  // 15: bookworm.ordering.v1.Quote.totals:type_name -> bookworm.ordering.v1.Totals
-	16, // 16: bookworm.ordering.v1.Quote.total:type_name -> bookworm.type.v1.Money
+	19, // 16: bookworm.ordering.v1.Quote.total:type_name -> bookworm.type.v1.Money
 	6,  // 17: bookworm.ordering.v1.QuoteOrderResponse.quote:type_name -> bookworm.ordering.v1.Quote
 	1,  // 18: bookworm.ordering.v1.PlaceOrderRequest.shipping_address:type_name -> bookworm.ordering.v1.Address
-	16, // 19: bookworm.ordering.v1.PlaceOrderRequest.expected_total:type_name -> bookworm.type.v1.Money
+	19, // 19: bookworm.ordering.v1.PlaceOrderRequest.expected_total:type_name -> bookworm.type.v1.Money
 	4,  // 20: bookworm.ordering.v1.PlaceOrderResponse.order:type_name -> bookworm.ordering.v1.Order
 	4,  // 21: bookworm.ordering.v1.GetOrderResponse.order:type_name -> bookworm.ordering.v1.Order
 	4,  // 22: bookworm.ordering.v1.ListOrdersResponse.orders:type_name -> bookworm.ordering.v1.Order
 	4,  // 23: bookworm.ordering.v1.CancelOrderResponse.order:type_name -> bookworm.ordering.v1.Order
-	5,  // 24: bookworm.ordering.v1.OrderService.QuoteOrder:input_type -> bookworm.ordering.v1.QuoteOrderRequest
-	8,  // 25: bookworm.ordering.v1.OrderService.PlaceOrder:input_type -> bookworm.ordering.v1.PlaceOrderRequest
-	10, // 26: bookworm.ordering.v1.OrderService.GetOrder:input_type -> bookworm.ordering.v1.GetOrderRequest
-	12, // 27: bookworm.ordering.v1.OrderService.ListOrders:input_type -> bookworm.ordering.v1.ListOrdersRequest
-	14, // 28: bookworm.ordering.v1.OrderService.CancelOrder:input_type -> bookworm.ordering.v1.CancelOrderRequest
-	7,  // 29: bookworm.ordering.v1.OrderService.QuoteOrder:output_type -> bookworm.ordering.v1.QuoteOrderResponse
-	9,  // 30: bookworm.ordering.v1.OrderService.PlaceOrder:output_type -> bookworm.ordering.v1.PlaceOrderResponse
-	11, // 31: bookworm.ordering.v1.OrderService.GetOrder:output_type -> bookworm.ordering.v1.GetOrderResponse
-	13, // 32: bookworm.ordering.v1.OrderService.ListOrders:output_type -> bookworm.ordering.v1.ListOrdersResponse
-	15, // 33: bookworm.ordering.v1.OrderService.CancelOrder:output_type -> bookworm.ordering.v1.CancelOrderResponse
-	29, // [29:34] is the sub-list for method output_type
-	24, // [24:29] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	18, // 24: bookworm.ordering.v1.ListPurchasesResponse.purchases:type_name -> bookworm.ordering.v1.Purchase
+	20, // 25: bookworm.ordering.v1.Purchase.order_time:type_name -> google.protobuf.Timestamp
+	5,  // 26: bookworm.ordering.v1.OrderService.QuoteOrder:input_type -> bookworm.ordering.v1.QuoteOrderRequest
+	8,  // 27: bookworm.ordering.v1.OrderService.PlaceOrder:input_type -> bookworm.ordering.v1.PlaceOrderRequest
+	10, // 28: bookworm.ordering.v1.OrderService.GetOrder:input_type -> bookworm.ordering.v1.GetOrderRequest
+	12, // 29: bookworm.ordering.v1.OrderService.ListOrders:input_type -> bookworm.ordering.v1.ListOrdersRequest
+	14, // 30: bookworm.ordering.v1.OrderService.CancelOrder:input_type -> bookworm.ordering.v1.CancelOrderRequest
+	16, // 31: bookworm.ordering.v1.PurchaseService.ListPurchases:input_type -> bookworm.ordering.v1.ListPurchasesRequest
+	7,  // 32: bookworm.ordering.v1.OrderService.QuoteOrder:output_type -> bookworm.ordering.v1.QuoteOrderResponse
+	9,  // 33: bookworm.ordering.v1.OrderService.PlaceOrder:output_type -> bookworm.ordering.v1.PlaceOrderResponse
+	11, // 34: bookworm.ordering.v1.OrderService.GetOrder:output_type -> bookworm.ordering.v1.GetOrderResponse
+	13, // 35: bookworm.ordering.v1.OrderService.ListOrders:output_type -> bookworm.ordering.v1.ListOrdersResponse
+	15, // 36: bookworm.ordering.v1.OrderService.CancelOrder:output_type -> bookworm.ordering.v1.CancelOrderResponse
+	17, // 37: bookworm.ordering.v1.PurchaseService.ListPurchases:output_type -> bookworm.ordering.v1.ListPurchasesResponse
+	32, // [32:38] is the sub-list for method output_type
+	26, // [26:32] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_bookworm_ordering_v1_ordering_proto_init() }
@@ -1267,9 +1444,9 @@ func file_bookworm_ordering_v1_ordering_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bookworm_ordering_v1_ordering_proto_rawDesc), len(file_bookworm_ordering_v1_ordering_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_bookworm_ordering_v1_ordering_proto_goTypes,
 		DependencyIndexes: file_bookworm_ordering_v1_ordering_proto_depIdxs,

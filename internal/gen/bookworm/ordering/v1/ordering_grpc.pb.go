@@ -307,3 +307,113 @@ var OrderService_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "bookworm/ordering/v1/ordering.proto",
 }
+
+const (
+	PurchaseService_ListPurchases_FullMethodName = "/bookworm.ordering.v1.PurchaseService/ListPurchases"
+)
+
+// PurchaseServiceClient is the client API for PurchaseService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// PurchaseService says what shoppers bought. Only the shop's own services call it.
+type PurchaseServiceClient interface {
+	// ListPurchases returns the books of a shopper's orders that are confirmed or shipped, each once,
+	// the latest first. Orders that were cancelled, or never paid, do not count.
+	ListPurchases(ctx context.Context, in *ListPurchasesRequest, opts ...grpc.CallOption) (*ListPurchasesResponse, error)
+}
+
+type purchaseServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewPurchaseServiceClient(cc grpc.ClientConnInterface) PurchaseServiceClient {
+	return &purchaseServiceClient{cc}
+}
+
+func (c *purchaseServiceClient) ListPurchases(ctx context.Context, in *ListPurchasesRequest, opts ...grpc.CallOption) (*ListPurchasesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPurchasesResponse)
+	err := c.cc.Invoke(ctx, PurchaseService_ListPurchases_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PurchaseServiceServer is the server API for PurchaseService service.
+// All implementations must embed UnimplementedPurchaseServiceServer
+// for forward compatibility.
+//
+// PurchaseService says what shoppers bought. Only the shop's own services call it.
+type PurchaseServiceServer interface {
+	// ListPurchases returns the books of a shopper's orders that are confirmed or shipped, each once,
+	// the latest first. Orders that were cancelled, or never paid, do not count.
+	ListPurchases(context.Context, *ListPurchasesRequest) (*ListPurchasesResponse, error)
+	mustEmbedUnimplementedPurchaseServiceServer()
+}
+
+// UnimplementedPurchaseServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedPurchaseServiceServer struct{}
+
+func (UnimplementedPurchaseServiceServer) ListPurchases(context.Context, *ListPurchasesRequest) (*ListPurchasesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPurchases not implemented")
+}
+func (UnimplementedPurchaseServiceServer) mustEmbedUnimplementedPurchaseServiceServer() {}
+func (UnimplementedPurchaseServiceServer) testEmbeddedByValue()                         {}
+
+// UnsafePurchaseServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to PurchaseServiceServer will
+// result in compilation errors.
+type UnsafePurchaseServiceServer interface {
+	mustEmbedUnimplementedPurchaseServiceServer()
+}
+
+func RegisterPurchaseServiceServer(s grpc.ServiceRegistrar, srv PurchaseServiceServer) {
+	// If the following call panics, it indicates UnimplementedPurchaseServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&PurchaseService_ServiceDesc, srv)
+}
+
+func _PurchaseService_ListPurchases_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPurchasesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PurchaseServiceServer).ListPurchases(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PurchaseService_ListPurchases_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PurchaseServiceServer).ListPurchases(ctx, req.(*ListPurchasesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// PurchaseService_ServiceDesc is the grpc.ServiceDesc for PurchaseService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var PurchaseService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "bookworm.ordering.v1.PurchaseService",
+	HandlerType: (*PurchaseServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListPurchases",
+			Handler:    _PurchaseService_ListPurchases_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "bookworm/ordering/v1/ordering.proto",
+}

@@ -4,13 +4,14 @@
 // 	protoc        (unknown)
 // source: bookworm/rating/v1/rating.proto
 
-// Package bookworm.rating.v1 is the contract of reviews. It is a draft: no server registers it yet.
+// Package bookworm.rating.v1 is the contract of reviews.
 
 package ratingv1
 
 import (
 	_ "bookworm/internal/gen/bookworm/access/v1"
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -26,6 +27,246 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Where a review is in moderation.
+type Review_Status int32
+
+const (
+	// Never answered.
+	Review_STATUS_UNSPECIFIED Review_Status = 0
+	// Being looked at by rules and model.
+	Review_PENDING Review_Status = 1
+	// Waiting for an operator.
+	Review_IN_QUEUE Review_Status = 2
+	// Shown to everybody.
+	Review_PUBLISHED Review_Status = 3
+	// Not shown.
+	Review_REJECTED Review_Status = 4
+)
+
+// Enum value maps for Review_Status.
+var (
+	Review_Status_name = map[int32]string{
+		0: "STATUS_UNSPECIFIED",
+		1: "PENDING",
+		2: "IN_QUEUE",
+		3: "PUBLISHED",
+		4: "REJECTED",
+	}
+	Review_Status_value = map[string]int32{
+		"STATUS_UNSPECIFIED": 0,
+		"PENDING":            1,
+		"IN_QUEUE":           2,
+		"PUBLISHED":          3,
+		"REJECTED":           4,
+	}
+)
+
+func (x Review_Status) Enum() *Review_Status {
+	p := new(Review_Status)
+	*p = x
+	return p
+}
+
+func (x Review_Status) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Review_Status) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_rating_v1_rating_proto_enumTypes[0].Descriptor()
+}
+
+func (Review_Status) Type() protoreflect.EnumType {
+	return &file_bookworm_rating_v1_rating_proto_enumTypes[0]
+}
+
+func (x Review_Status) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Review_Status.Descriptor instead.
+func (Review_Status) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{0, 0}
+}
+
+// Order of the list.
+type ListReviewsRequest_Sort int32
+
+const (
+	// As HELPFUL.
+	ListReviewsRequest_SORT_UNSPECIFIED ListReviewsRequest_Sort = 0
+	// Most helpful first, then the newest.
+	ListReviewsRequest_HELPFUL ListReviewsRequest_Sort = 1
+	// Newest first.
+	ListReviewsRequest_NEWEST ListReviewsRequest_Sort = 2
+	// Most stars first, then the newest.
+	ListReviewsRequest_RATING_DESC ListReviewsRequest_Sort = 3
+	// Fewest stars first, then the newest.
+	ListReviewsRequest_RATING_ASC ListReviewsRequest_Sort = 4
+)
+
+// Enum value maps for ListReviewsRequest_Sort.
+var (
+	ListReviewsRequest_Sort_name = map[int32]string{
+		0: "SORT_UNSPECIFIED",
+		1: "HELPFUL",
+		2: "NEWEST",
+		3: "RATING_DESC",
+		4: "RATING_ASC",
+	}
+	ListReviewsRequest_Sort_value = map[string]int32{
+		"SORT_UNSPECIFIED": 0,
+		"HELPFUL":          1,
+		"NEWEST":           2,
+		"RATING_DESC":      3,
+		"RATING_ASC":       4,
+	}
+)
+
+func (x ListReviewsRequest_Sort) Enum() *ListReviewsRequest_Sort {
+	p := new(ListReviewsRequest_Sort)
+	*p = x
+	return p
+}
+
+func (x ListReviewsRequest_Sort) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ListReviewsRequest_Sort) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_rating_v1_rating_proto_enumTypes[1].Descriptor()
+}
+
+func (ListReviewsRequest_Sort) Type() protoreflect.EnumType {
+	return &file_bookworm_rating_v1_rating_proto_enumTypes[1]
+}
+
+func (x ListReviewsRequest_Sort) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ListReviewsRequest_Sort.Descriptor instead.
+func (ListReviewsRequest_Sort) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{1, 0}
+}
+
+// What is wrong with a review.
+type ReportReviewRequest_Ground int32
+
+const (
+	// Not allowed.
+	ReportReviewRequest_GROUND_UNSPECIFIED ReportReviewRequest_Ground = 0
+	// Advertising, or the same text everywhere.
+	ReportReviewRequest_SPAM ReportReviewRequest_Ground = 1
+	// Insults, hatred or threats.
+	ReportReviewRequest_ABUSE ReportReviewRequest_Ground = 2
+	// Tells the story's end.
+	ReportReviewRequest_SPOILER ReportReviewRequest_Ground = 3
+	// Somebody's private data.
+	ReportReviewRequest_PRIVACY ReportReviewRequest_Ground = 4
+	// Not about the book.
+	ReportReviewRequest_OFF_TOPIC ReportReviewRequest_Ground = 5
+)
+
+// Enum value maps for ReportReviewRequest_Ground.
+var (
+	ReportReviewRequest_Ground_name = map[int32]string{
+		0: "GROUND_UNSPECIFIED",
+		1: "SPAM",
+		2: "ABUSE",
+		3: "SPOILER",
+		4: "PRIVACY",
+		5: "OFF_TOPIC",
+	}
+	ReportReviewRequest_Ground_value = map[string]int32{
+		"GROUND_UNSPECIFIED": 0,
+		"SPAM":               1,
+		"ABUSE":              2,
+		"SPOILER":            3,
+		"PRIVACY":            4,
+		"OFF_TOPIC":          5,
+	}
+)
+
+func (x ReportReviewRequest_Ground) Enum() *ReportReviewRequest_Ground {
+	p := new(ReportReviewRequest_Ground)
+	*p = x
+	return p
+}
+
+func (x ReportReviewRequest_Ground) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportReviewRequest_Ground) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_rating_v1_rating_proto_enumTypes[2].Descriptor()
+}
+
+func (ReportReviewRequest_Ground) Type() protoreflect.EnumType {
+	return &file_bookworm_rating_v1_rating_proto_enumTypes[2]
+}
+
+func (x ReportReviewRequest_Ground) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportReviewRequest_Ground.Descriptor instead.
+func (ReportReviewRequest_Ground) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{14, 0}
+}
+
+// What is decided.
+type DecideReviewRequest_Decision int32
+
+const (
+	// Not allowed.
+	DecideReviewRequest_DECISION_UNSPECIFIED DecideReviewRequest_Decision = 0
+	// It is shown; reports so far are settled.
+	DecideReviewRequest_PUBLISH DecideReviewRequest_Decision = 1
+	// It is not shown.
+	DecideReviewRequest_REJECT DecideReviewRequest_Decision = 2
+)
+
+// Enum value maps for DecideReviewRequest_Decision.
+var (
+	DecideReviewRequest_Decision_name = map[int32]string{
+		0: "DECISION_UNSPECIFIED",
+		1: "PUBLISH",
+		2: "REJECT",
+	}
+	DecideReviewRequest_Decision_value = map[string]int32{
+		"DECISION_UNSPECIFIED": 0,
+		"PUBLISH":              1,
+		"REJECT":               2,
+	}
+)
+
+func (x DecideReviewRequest_Decision) Enum() *DecideReviewRequest_Decision {
+	p := new(DecideReviewRequest_Decision)
+	*p = x
+	return p
+}
+
+func (x DecideReviewRequest_Decision) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DecideReviewRequest_Decision) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_rating_v1_rating_proto_enumTypes[3].Descriptor()
+}
+
+func (DecideReviewRequest_Decision) Type() protoreflect.EnumType {
+	return &file_bookworm_rating_v1_rating_proto_enumTypes[3]
+}
+
+func (x DecideReviewRequest_Decision) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DecideReviewRequest_Decision.Descriptor instead.
+func (DecideReviewRequest_Decision) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{20, 0}
+}
+
 // Review is one shopper's opinion of one book.
 type Review struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -40,7 +281,19 @@ type Review struct {
 	// The review, plain text.
 	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	// When it was written.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When its words or stars last changed.
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Whether the reviewer bought the book here.
+	VerifiedPurchase bool `protobuf:"varint,8,opt,name=verified_purchase,json=verifiedPurchase,proto3" json:"verified_purchase,omitempty"`
+	// Shoppers who found it helpful.
+	HelpfulCount int32 `protobuf:"varint,9,opt,name=helpful_count,json=helpfulCount,proto3" json:"helpful_count,omitempty"`
+	// Where it is in moderation; PUBLISHED in every public list.
+	Status Review_Status `protobuf:"varint,10,opt,name=status,proto3,enum=bookworm.rating.v1.Review_Status" json:"status,omitempty"`
+	// Why it was rejected or waits, for its author and operators; else empty.
+	StatusReason string `protobuf:"bytes,11,opt,name=status_reason,json=statusReason,proto3" json:"status_reason,omitempty"`
+	// Version for conditional requests; opaque.
+	Etag          string `protobuf:"bytes,12,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,6 +370,48 @@ func (x *Review) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Review) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+func (x *Review) GetVerifiedPurchase() bool {
+	if x != nil {
+		return x.VerifiedPurchase
+	}
+	return false
+}
+
+func (x *Review) GetHelpfulCount() int32 {
+	if x != nil {
+		return x.HelpfulCount
+	}
+	return 0
+}
+
+func (x *Review) GetStatus() Review_Status {
+	if x != nil {
+		return x.Status
+	}
+	return Review_STATUS_UNSPECIFIED
+}
+
+func (x *Review) GetStatusReason() string {
+	if x != nil {
+		return x.StatusReason
+	}
+	return ""
+}
+
+func (x *Review) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // ListReviewsRequest pages the reviews of a book.
 type ListReviewsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -124,8 +419,12 @@ type ListReviewsRequest struct {
 	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
 	// Reviews a page; 20 when 0, at most 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the page before; empty for the first page.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// next_page_token of the page before; empty for the first page. All other fields must be the same.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Order of the list.
+	Sort ListReviewsRequest_Sort `protobuf:"varint,4,opt,name=sort,proto3,enum=bookworm.rating.v1.ListReviewsRequest_Sort" json:"sort,omitempty"`
+	// Only reviews with this many stars; 0 for all.
+	Stars         int32 `protobuf:"varint,5,opt,name=stars,proto3" json:"stars,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,6 +478,20 @@ func (x *ListReviewsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListReviewsRequest) GetSort() ListReviewsRequest_Sort {
+	if x != nil {
+		return x.Sort
+	}
+	return ListReviewsRequest_SORT_UNSPECIFIED
+}
+
+func (x *ListReviewsRequest) GetStars() int32 {
+	if x != nil {
+		return x.Stars
+	}
+	return 0
 }
 
 // ListReviewsResponse is one page.
@@ -236,6 +549,299 @@ func (x *ListReviewsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// GetRatingSummaryRequest names the book.
+type GetRatingSummaryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId        string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRatingSummaryRequest) Reset() {
+	*x = GetRatingSummaryRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRatingSummaryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRatingSummaryRequest) ProtoMessage() {}
+
+func (x *GetRatingSummaryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRatingSummaryRequest.ProtoReflect.Descriptor instead.
+func (*GetRatingSummaryRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetRatingSummaryRequest) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+// GetRatingSummaryResponse is what the published reviews of a book say together.
+type GetRatingSummaryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of published reviews.
+	ReviewCount int32 `protobuf:"varint,1,opt,name=review_count,json=reviewCount,proto3" json:"review_count,omitempty"`
+	// Mean of their stars, 1 to 5; 0 without a review.
+	AverageStars float64 `protobuf:"fixed64,2,opt,name=average_stars,json=averageStars,proto3" json:"average_stars,omitempty"`
+	// Bayesian average, 1 to 5; 0 without a review.
+	Score float64 `protobuf:"fixed64,3,opt,name=score,proto3" json:"score,omitempty"`
+	// Reviews with 1, 2, 3, 4 and 5 stars, in this order.
+	Histogram []int32 `protobuf:"varint,4,rep,packed,name=histogram,proto3" json:"histogram,omitempty"`
+	// What the reviews say, in a few sentences; absent while there are too few or no model is configured.
+	Summary       *ReviewSummary `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRatingSummaryResponse) Reset() {
+	*x = GetRatingSummaryResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRatingSummaryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRatingSummaryResponse) ProtoMessage() {}
+
+func (x *GetRatingSummaryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRatingSummaryResponse.ProtoReflect.Descriptor instead.
+func (*GetRatingSummaryResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetRatingSummaryResponse) GetReviewCount() int32 {
+	if x != nil {
+		return x.ReviewCount
+	}
+	return 0
+}
+
+func (x *GetRatingSummaryResponse) GetAverageStars() float64 {
+	if x != nil {
+		return x.AverageStars
+	}
+	return 0
+}
+
+func (x *GetRatingSummaryResponse) GetScore() float64 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *GetRatingSummaryResponse) GetHistogram() []int32 {
+	if x != nil {
+		return x.Histogram
+	}
+	return nil
+}
+
+func (x *GetRatingSummaryResponse) GetSummary() *ReviewSummary {
+	if x != nil {
+		return x.Summary
+	}
+	return nil
+}
+
+// ReviewSummary is what a model made of reviews.
+type ReviewSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The summary, plain text. [1] refers to the first source.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// The reviews it rests on, in the order in which the text numbers them.
+	SourceReviewIds []string `protobuf:"bytes,2,rep,name=source_review_ids,json=sourceReviewIds,proto3" json:"source_review_ids,omitempty"`
+	// Published reviews when it was written.
+	ReviewCount int32 `protobuf:"varint,3,opt,name=review_count,json=reviewCount,proto3" json:"review_count,omitempty"`
+	// When it was written.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewSummary) Reset() {
+	*x = ReviewSummary{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewSummary) ProtoMessage() {}
+
+func (x *ReviewSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewSummary.ProtoReflect.Descriptor instead.
+func (*ReviewSummary) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReviewSummary) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ReviewSummary) GetSourceReviewIds() []string {
+	if x != nil {
+		return x.SourceReviewIds
+	}
+	return nil
+}
+
+func (x *ReviewSummary) GetReviewCount() int32 {
+	if x != nil {
+		return x.ReviewCount
+	}
+	return 0
+}
+
+func (x *ReviewSummary) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// GetMyReviewRequest names the book.
+type GetMyReviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId        string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMyReviewRequest) Reset() {
+	*x = GetMyReviewRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMyReviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMyReviewRequest) ProtoMessage() {}
+
+func (x *GetMyReviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMyReviewRequest.ProtoReflect.Descriptor instead.
+func (*GetMyReviewRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetMyReviewRequest) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+// GetMyReviewResponse carries the review.
+type GetMyReviewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caller's review.
+	Review        *Review `protobuf:"bytes,1,opt,name=review,proto3" json:"review,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMyReviewResponse) Reset() {
+	*x = GetMyReviewResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMyReviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMyReviewResponse) ProtoMessage() {}
+
+func (x *GetMyReviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMyReviewResponse.ProtoReflect.Descriptor instead.
+func (*GetMyReviewResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetMyReviewResponse) GetReview() *Review {
+	if x != nil {
+		return x.Review
+	}
+	return nil
+}
+
 // SubmitReviewRequest is the caller's review of a book.
 type SubmitReviewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -246,14 +852,16 @@ type SubmitReviewRequest struct {
 	// Headline.
 	Title string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
 	// The review, plain text.
-	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// The version that is replaced, or empty for whichever there is.
+	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubmitReviewRequest) Reset() {
 	*x = SubmitReviewRequest{}
-	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[3]
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +873,7 @@ func (x *SubmitReviewRequest) String() string {
 func (*SubmitReviewRequest) ProtoMessage() {}
 
 func (x *SubmitReviewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[3]
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +886,7 @@ func (x *SubmitReviewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitReviewRequest.ProtoReflect.Descriptor instead.
 func (*SubmitReviewRequest) Descriptor() ([]byte, []int) {
-	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{3}
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SubmitReviewRequest) GetBookId() string {
@@ -309,6 +917,13 @@ func (x *SubmitReviewRequest) GetText() string {
 	return ""
 }
 
+func (x *SubmitReviewRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // SubmitReviewResponse carries the review.
 type SubmitReviewResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -320,7 +935,7 @@ type SubmitReviewResponse struct {
 
 func (x *SubmitReviewResponse) Reset() {
 	*x = SubmitReviewResponse{}
-	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[4]
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +947,7 @@ func (x *SubmitReviewResponse) String() string {
 func (*SubmitReviewResponse) ProtoMessage() {}
 
 func (x *SubmitReviewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[4]
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +960,7 @@ func (x *SubmitReviewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitReviewResponse.ProtoReflect.Descriptor instead.
 func (*SubmitReviewResponse) Descriptor() ([]byte, []int) {
-	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{4}
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubmitReviewResponse) GetReview() *Review {
@@ -355,11 +970,883 @@ func (x *SubmitReviewResponse) GetReview() *Review {
 	return nil
 }
 
+// DeleteReviewRequest names the book.
+type DeleteReviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	// The version that is meant, or empty for whichever there is.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteReviewRequest) Reset() {
+	*x = DeleteReviewRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteReviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteReviewRequest) ProtoMessage() {}
+
+func (x *DeleteReviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteReviewRequest.ProtoReflect.Descriptor instead.
+func (*DeleteReviewRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeleteReviewRequest) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+func (x *DeleteReviewRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// DeleteReviewResponse is empty.
+type DeleteReviewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteReviewResponse) Reset() {
+	*x = DeleteReviewResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteReviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteReviewResponse) ProtoMessage() {}
+
+func (x *DeleteReviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteReviewResponse.ProtoReflect.Descriptor instead.
+func (*DeleteReviewResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{11}
+}
+
+// VoteReviewRequest is the caller's vote.
+type VoteReviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The review's UUID.
+	ReviewId string `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	// True for helpful; false takes the vote back.
+	Helpful       bool `protobuf:"varint,2,opt,name=helpful,proto3" json:"helpful,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoteReviewRequest) Reset() {
+	*x = VoteReviewRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoteReviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoteReviewRequest) ProtoMessage() {}
+
+func (x *VoteReviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoteReviewRequest.ProtoReflect.Descriptor instead.
+func (*VoteReviewRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *VoteReviewRequest) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+func (x *VoteReviewRequest) GetHelpful() bool {
+	if x != nil {
+		return x.Helpful
+	}
+	return false
+}
+
+// VoteReviewResponse says how the votes stand.
+type VoteReviewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Shoppers who found it helpful.
+	HelpfulCount  int32 `protobuf:"varint,1,opt,name=helpful_count,json=helpfulCount,proto3" json:"helpful_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoteReviewResponse) Reset() {
+	*x = VoteReviewResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoteReviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoteReviewResponse) ProtoMessage() {}
+
+func (x *VoteReviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoteReviewResponse.ProtoReflect.Descriptor instead.
+func (*VoteReviewResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *VoteReviewResponse) GetHelpfulCount() int32 {
+	if x != nil {
+		return x.HelpfulCount
+	}
+	return 0
+}
+
+// ReportReviewRequest is the caller's report.
+type ReportReviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The review's UUID.
+	ReviewId string `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	// What is wrong.
+	Ground ReportReviewRequest_Ground `protobuf:"varint,2,opt,name=ground,proto3,enum=bookworm.rating.v1.ReportReviewRequest_Ground" json:"ground,omitempty"`
+	// More about it, or empty; only operators read it.
+	Comment       string `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReviewRequest) Reset() {
+	*x = ReportReviewRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReviewRequest) ProtoMessage() {}
+
+func (x *ReportReviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReviewRequest.ProtoReflect.Descriptor instead.
+func (*ReportReviewRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReportReviewRequest) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+func (x *ReportReviewRequest) GetGround() ReportReviewRequest_Ground {
+	if x != nil {
+		return x.Ground
+	}
+	return ReportReviewRequest_GROUND_UNSPECIFIED
+}
+
+func (x *ReportReviewRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+// ReportReviewResponse is empty.
+type ReportReviewResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReviewResponse) Reset() {
+	*x = ReportReviewResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReviewResponse) ProtoMessage() {}
+
+func (x *ReportReviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReviewResponse.ProtoReflect.Descriptor instead.
+func (*ReportReviewResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{15}
+}
+
+// ListModerationQueueRequest pages the queue.
+type ListModerationQueueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reviews a page; 20 when 0, at most 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModerationQueueRequest) Reset() {
+	*x = ListModerationQueueRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModerationQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModerationQueueRequest) ProtoMessage() {}
+
+func (x *ListModerationQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModerationQueueRequest.ProtoReflect.Descriptor instead.
+func (*ListModerationQueueRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListModerationQueueRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListModerationQueueRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListModerationQueueResponse is one page.
+type ListModerationQueueResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What waits, the oldest first.
+	Reviews []*QueuedReview `protobuf:"bytes,1,rep,name=reviews,proto3" json:"reviews,omitempty"`
+	// Token of the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListModerationQueueResponse) Reset() {
+	*x = ListModerationQueueResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListModerationQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListModerationQueueResponse) ProtoMessage() {}
+
+func (x *ListModerationQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListModerationQueueResponse.ProtoReflect.Descriptor instead.
+func (*ListModerationQueueResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListModerationQueueResponse) GetReviews() []*QueuedReview {
+	if x != nil {
+		return x.Reviews
+	}
+	return nil
+}
+
+func (x *ListModerationQueueResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// QueuedReview is a review that waits for an operator, and why.
+type QueuedReview struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The review.
+	Review *Review `protobuf:"bytes,1,opt,name=review,proto3" json:"review,omitempty"`
+	// Reports of other shoppers.
+	Reports       []*Report `protobuf:"bytes,2,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueuedReview) Reset() {
+	*x = QueuedReview{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueuedReview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueuedReview) ProtoMessage() {}
+
+func (x *QueuedReview) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueuedReview.ProtoReflect.Descriptor instead.
+func (*QueuedReview) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *QueuedReview) GetReview() *Review {
+	if x != nil {
+		return x.Review
+	}
+	return nil
+}
+
+func (x *QueuedReview) GetReports() []*Report {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+// Report is what a shopper has against a review.
+type Report struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is wrong.
+	Ground ReportReviewRequest_Ground `protobuf:"varint,1,opt,name=ground,proto3,enum=bookworm.rating.v1.ReportReviewRequest_Ground" json:"ground,omitempty"`
+	// More about it, or empty.
+	Comment string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	// When it was reported.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Report) GetGround() ReportReviewRequest_Ground {
+	if x != nil {
+		return x.Ground
+	}
+	return ReportReviewRequest_GROUND_UNSPECIFIED
+}
+
+func (x *Report) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *Report) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// DecideReviewRequest is an operator's decision.
+type DecideReviewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The review's UUID.
+	ReviewId string `protobuf:"bytes,1,opt,name=review_id,json=reviewId,proto3" json:"review_id,omitempty"`
+	// What is decided.
+	Decision DecideReviewRequest_Decision `protobuf:"varint,2,opt,name=decision,proto3,enum=bookworm.rating.v1.DecideReviewRequest_Decision" json:"decision,omitempty"`
+	// The version that was looked at.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Why, for the author; needed to reject.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideReviewRequest) Reset() {
+	*x = DecideReviewRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideReviewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideReviewRequest) ProtoMessage() {}
+
+func (x *DecideReviewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideReviewRequest.ProtoReflect.Descriptor instead.
+func (*DecideReviewRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DecideReviewRequest) GetReviewId() string {
+	if x != nil {
+		return x.ReviewId
+	}
+	return ""
+}
+
+func (x *DecideReviewRequest) GetDecision() DecideReviewRequest_Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return DecideReviewRequest_DECISION_UNSPECIFIED
+}
+
+func (x *DecideReviewRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DecideReviewRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DecideReviewResponse carries the review.
+type DecideReviewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The review as it is now.
+	Review        *Review `protobuf:"bytes,1,opt,name=review,proto3" json:"review,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideReviewResponse) Reset() {
+	*x = DecideReviewResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideReviewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideReviewResponse) ProtoMessage() {}
+
+func (x *DecideReviewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideReviewResponse.ProtoReflect.Descriptor instead.
+func (*DecideReviewResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DecideReviewResponse) GetReview() *Review {
+	if x != nil {
+		return x.Review
+	}
+	return nil
+}
+
+// RebuildRatingsRequest asks for a count.
+type RebuildRatingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildRatingsRequest) Reset() {
+	*x = RebuildRatingsRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildRatingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildRatingsRequest) ProtoMessage() {}
+
+func (x *RebuildRatingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildRatingsRequest.ProtoReflect.Descriptor instead.
+func (*RebuildRatingsRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{22}
+}
+
+// RebuildRatingsResponse names the process.
+type RebuildRatingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The workflow's id, under which operators find it.
+	WorkflowId    string `protobuf:"bytes,1,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildRatingsResponse) Reset() {
+	*x = RebuildRatingsResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildRatingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildRatingsResponse) ProtoMessage() {}
+
+func (x *RebuildRatingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildRatingsResponse.ProtoReflect.Descriptor instead.
+func (*RebuildRatingsResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RebuildRatingsResponse) GetWorkflowId() string {
+	if x != nil {
+		return x.WorkflowId
+	}
+	return ""
+}
+
+// ListStarsRequest names the shopper.
+type ListStarsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shopper's subject.
+	Subject       string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStarsRequest) Reset() {
+	*x = ListStarsRequest{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStarsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStarsRequest) ProtoMessage() {}
+
+func (x *ListStarsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStarsRequest.ProtoReflect.Descriptor instead.
+func (*ListStarsRequest) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListStarsRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+// ListStarsResponse holds how they rated books.
+type ListStarsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ratings, the latest first.
+	Stars         []*Stars `protobuf:"bytes,1,rep,name=stars,proto3" json:"stars,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStarsResponse) Reset() {
+	*x = ListStarsResponse{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStarsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStarsResponse) ProtoMessage() {}
+
+func (x *ListStarsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStarsResponse.ProtoReflect.Descriptor instead.
+func (*ListStarsResponse) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListStarsResponse) GetStars() []*Stars {
+	if x != nil {
+		return x.Stars
+	}
+	return nil
+}
+
+// Stars is how somebody rated a book.
+type Stars struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The book's UUID.
+	BookId string `protobuf:"bytes,1,opt,name=book_id,json=bookId,proto3" json:"book_id,omitempty"`
+	// 1 to 5.
+	Stars         int32 `protobuf:"varint,2,opt,name=stars,proto3" json:"stars,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stars) Reset() {
+	*x = Stars{}
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stars) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stars) ProtoMessage() {}
+
+func (x *Stars) ProtoReflect() protoreflect.Message {
+	mi := &file_bookworm_rating_v1_rating_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stars.ProtoReflect.Descriptor instead.
+func (*Stars) Descriptor() ([]byte, []int) {
+	return file_bookworm_rating_v1_rating_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Stars) GetBookId() string {
+	if x != nil {
+		return x.BookId
+	}
+	return ""
+}
+
+func (x *Stars) GetStars() int32 {
+	if x != nil {
+		return x.Stars
+	}
+	return 0
+}
+
 var File_bookworm_rating_v1_rating_proto protoreflect.FileDescriptor
 
 const file_bookworm_rating_v1_rating_proto_rawDesc = "" +
 	"\n" +
-	"\x1fbookworm/rating/v1/rating.proto\x12\x12bookworm.rating.v1\x1a\x1fbookworm/access/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x01\n" +
+	"\x1fbookworm/rating/v1/rating.proto\x12\x12bookworm.rating.v1\x1a\x1fbookworm/access/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x04\n" +
 	"\x06Review\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\abook_id\x18\x02 \x01(\tR\x06bookId\x12\x14\n" +
@@ -367,28 +1854,154 @@ const file_bookworm_rating_v1_rating_proto_rawDesc = "" +
 	"\x05title\x18\x04 \x01(\tR\x05title\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12;\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\x88\x01\n" +
+	"createTime\x12;\n" +
+	"\vupdate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\x12+\n" +
+	"\x11verified_purchase\x18\b \x01(\bR\x10verifiedPurchase\x12#\n" +
+	"\rhelpful_count\x18\t \x01(\x05R\fhelpfulCount\x129\n" +
+	"\x06status\x18\n" +
+	" \x01(\x0e2!.bookworm.rating.v1.Review.StatusR\x06status\x12#\n" +
+	"\rstatus_reason\x18\v \x01(\tR\fstatusReason\x12\x12\n" +
+	"\x04etag\x18\f \x01(\tR\x04etag\"X\n" +
+	"\x06Status\x12\x16\n" +
+	"\x12STATUS_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aPENDING\x10\x01\x12\f\n" +
+	"\bIN_QUEUE\x10\x02\x12\r\n" +
+	"\tPUBLISHED\x10\x03\x12\f\n" +
+	"\bREJECTED\x10\x04\"\xcc\x02\n" +
 	"\x12ListReviewsRequest\x12!\n" +
 	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\x12&\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"s\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12I\n" +
+	"\x04sort\x18\x04 \x01(\x0e2+.bookworm.rating.v1.ListReviewsRequest.SortB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04sort\x12\x1f\n" +
+	"\x05stars\x18\x05 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x05(\x00R\x05stars\"V\n" +
+	"\x04Sort\x12\x14\n" +
+	"\x10SORT_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aHELPFUL\x10\x01\x12\n" +
+	"\n" +
+	"\x06NEWEST\x10\x02\x12\x0f\n" +
+	"\vRATING_DESC\x10\x03\x12\x0e\n" +
+	"\n" +
+	"RATING_ASC\x10\x04\"s\n" +
 	"\x13ListReviewsResponse\x124\n" +
 	"\areviews\x18\x01 \x03(\v2\x1a.bookworm.rating.v1.ReviewR\areviews\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x98\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n" +
+	"\x17GetRatingSummaryRequest\x12!\n" +
+	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\"\xd3\x01\n" +
+	"\x18GetRatingSummaryResponse\x12!\n" +
+	"\freview_count\x18\x01 \x01(\x05R\vreviewCount\x12#\n" +
+	"\raverage_stars\x18\x02 \x01(\x01R\faverageStars\x12\x14\n" +
+	"\x05score\x18\x03 \x01(\x01R\x05score\x12\x1c\n" +
+	"\thistogram\x18\x04 \x03(\x05R\thistogram\x12;\n" +
+	"\asummary\x18\x05 \x01(\v2!.bookworm.rating.v1.ReviewSummaryR\asummary\"\xaf\x01\n" +
+	"\rReviewSummary\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12*\n" +
+	"\x11source_review_ids\x18\x02 \x03(\tR\x0fsourceReviewIds\x12!\n" +
+	"\freview_count\x18\x03 \x01(\x05R\vreviewCount\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"7\n" +
+	"\x12GetMyReviewRequest\x12!\n" +
+	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\"I\n" +
+	"\x13GetMyReviewResponse\x122\n" +
+	"\x06review\x18\x01 \x01(\v2\x1a.bookworm.rating.v1.ReviewR\x06review\"\xb5\x01\n" +
 	"\x13SubmitReviewRequest\x12!\n" +
 	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\x12\x1f\n" +
 	"\x05stars\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x05(\x01R\x05stars\x12\x1f\n" +
 	"\x05title\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18xR\x05title\x12\x1c\n" +
-	"\x04text\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x88'R\x04text\"J\n" +
+	"\x04text\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x88'R\x04text\x12\x1b\n" +
+	"\x04etag\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"J\n" +
 	"\x14SubmitReviewResponse\x122\n" +
-	"\x06review\x18\x01 \x01(\v2\x1a.bookworm.rating.v1.ReviewR\x06review2\xe7\x01\n" +
-	"\rRatingService\x12j\n" +
-	"\vListReviews\x12&.bookworm.rating.v1.ListReviewsRequest\x1a'.bookworm.rating.v1.ListReviewsResponse\"\n" +
+	"\x06review\x18\x01 \x01(\v2\x1a.bookworm.rating.v1.ReviewR\x06review\"U\n" +
+	"\x13DeleteReviewRequest\x12!\n" +
+	"\abook_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x06bookId\x12\x1b\n" +
+	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"\x16\n" +
+	"\x14DeleteReviewResponse\"T\n" +
+	"\x11VoteReviewRequest\x12%\n" +
+	"\treview_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\breviewId\x12\x18\n" +
+	"\ahelpful\x18\x02 \x01(\bR\ahelpful\"9\n" +
+	"\x12VoteReviewResponse\x12#\n" +
+	"\rhelpful_count\x18\x01 \x01(\x05R\fhelpfulCount\"\x94\x02\n" +
+	"\x13ReportReviewRequest\x12%\n" +
+	"\treview_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\breviewId\x12R\n" +
+	"\x06ground\x18\x02 \x01(\x0e2..bookworm.rating.v1.ReportReviewRequest.GroundB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06ground\x12\"\n" +
+	"\acomment\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\acomment\"^\n" +
+	"\x06Ground\x12\x16\n" +
+	"\x12GROUND_UNSPECIFIED\x10\x00\x12\b\n" +
+	"\x04SPAM\x10\x01\x12\t\n" +
+	"\x05ABUSE\x10\x02\x12\v\n" +
+	"\aSPOILER\x10\x03\x12\v\n" +
+	"\aPRIVACY\x10\x04\x12\r\n" +
+	"\tOFF_TOPIC\x10\x05\"\x16\n" +
+	"\x14ReportReviewResponse\"m\n" +
+	"\x1aListModerationQueueRequest\x12&\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x81\x01\n" +
+	"\x1bListModerationQueueResponse\x12:\n" +
+	"\areviews\x18\x01 \x03(\v2 .bookworm.rating.v1.QueuedReviewR\areviews\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"x\n" +
+	"\fQueuedReview\x122\n" +
+	"\x06review\x18\x01 \x01(\v2\x1a.bookworm.rating.v1.ReviewR\x06review\x124\n" +
+	"\areports\x18\x02 \x03(\v2\x1a.bookworm.rating.v1.ReportR\areports\"\xa7\x01\n" +
+	"\x06Report\x12F\n" +
+	"\x06ground\x18\x01 \x01(\x0e2..bookworm.rating.v1.ReportReviewRequest.GroundR\x06ground\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"\x96\x02\n" +
+	"\x13DecideReviewRequest\x12%\n" +
+	"\treview_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\breviewId\x12X\n" +
+	"\bdecision\x18\x02 \x01(\x0e20.bookworm.rating.v1.DecideReviewRequest.DecisionB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\bdecision\x12\x1d\n" +
+	"\x04etag\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\x04etag\x12 \n" +
+	"\x06reason\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x06reason\"=\n" +
+	"\bDecision\x12\x18\n" +
+	"\x14DECISION_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aPUBLISH\x10\x01\x12\n" +
+	"\n" +
+	"\x06REJECT\x10\x02\"J\n" +
+	"\x14DecideReviewResponse\x122\n" +
+	"\x06review\x18\x01 \x01(\v2\x1a.bookworm.rating.v1.ReviewR\x06review\"\x17\n" +
+	"\x15RebuildRatingsRequest\"9\n" +
+	"\x16RebuildRatingsResponse\x12\x1f\n" +
+	"\vworkflow_id\x18\x01 \x01(\tR\n" +
+	"workflowId\"8\n" +
+	"\x10ListStarsRequest\x12$\n" +
+	"\asubject\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\asubject\"D\n" +
+	"\x11ListStarsResponse\x12/\n" +
+	"\x05stars\x18\x01 \x03(\v2\x19.bookworm.rating.v1.StarsR\x05stars\"6\n" +
+	"\x05Stars\x12\x17\n" +
+	"\abook_id\x18\x01 \x01(\tR\x06bookId\x12\x14\n" +
+	"\x05stars\x18\x02 \x01(\x05R\x05stars2\xd8\b\n" +
+	"\rRatingService\x12\x91\x01\n" +
+	"\vListReviews\x12&.bookworm.rating.v1.ListReviewsRequest\x1a'.bookworm.rating.v1.ListReviewsResponse\"1\xaa\xd4\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/books/{book_id}/reviews\x90\x02\x01\x12\x9f\x01\n" +
+	"\x10GetRatingSummary\x12+.bookworm.rating.v1.GetRatingSummaryRequest\x1a,.bookworm.rating.v1.GetRatingSummaryResponse\"0\xaa\xd4\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02 \x12\x1e/api/v1/books/{book_id}/rating\x90\x02\x01\x12\x9e\x01\n" +
+	"\vGetMyReview\x12&.bookworm.rating.v1.GetMyReviewRequest\x1a'.bookworm.rating.v1.GetMyReviewResponse\">\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02.b\x06review\x12$/api/v1/books/{book_id}/reviews/mine\x90\x02\x01\x12\xa1\x01\n" +
+	"\fSubmitReview\x12'.bookworm.rating.v1.SubmitReviewRequest\x1a(.bookworm.rating.v1.SubmitReviewResponse\">\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x021:\x01*b\x06review\x1a$/api/v1/books/{book_id}/reviews/mine\x12\x99\x01\n" +
+	"\fDeleteReview\x12'.bookworm.rating.v1.DeleteReviewRequest\x1a(.bookworm.rating.v1.DeleteReviewResponse\"6\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02&*$/api/v1/books/{book_id}/reviews/mine\x90\x02\x02\x12\x92\x01\n" +
+	"\n" +
+	"VoteReview\x12%.bookworm.rating.v1.VoteReviewRequest\x1a&.bookworm.rating.v1.VoteReviewResponse\"5\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02%:\x01*\x1a /api/v1/reviews/{review_id}/vote\x90\x02\x02\x12\x9a\x01\n" +
+	"\fReportReview\x12'.bookworm.rating.v1.ReportReviewRequest\x1a(.bookworm.rating.v1.ReportReviewResponse\"7\xaa\xd4\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02':\x01*\x1a\"/api/v1/reviews/{review_id}/report\x90\x02\x022\x8d\x04\n" +
+	"\x11ModerationService\x12\xa4\x01\n" +
+	"\x13ListModerationQueue\x12..bookworm.rating.v1.ListModerationQueueRequest\x1a/.bookworm.rating.v1.ListModerationQueueResponse\",\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/moderation/reviews\x90\x02\x01\x12\xad\x01\n" +
+	"\fDecideReview\x12'.bookworm.rating.v1.DecideReviewRequest\x1a(.bookworm.rating.v1.DecideReviewResponse\"J\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02::\x01*b\x06review\"-/api/v1/moderation/reviews/{review_id}:decide\x90\x02\x02\x12\xa0\x01\n" +
+	"\x0eRebuildRatings\x12).bookworm.rating.v1.RebuildRatingsRequest\x1a*.bookworm.rating.v1.RebuildRatingsResponse\"7\xaa\xd4\x18\x03\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02':\x01*\"\"/api/v1/moderation/ratings:rebuild\x90\x02\x022w\n" +
+	"\x0fReviewerService\x12d\n" +
+	"\tListStars\x12$.bookworm.rating.v1.ListStarsRequest\x1a%.bookworm.rating.v1.ListStarsResponse\"\n" +
 	"\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x90\x02\x01\x12j\n" +
-	"\fSubmitReview\x12'.bookworm.rating.v1.SubmitReviewRequest\x1a(.bookworm.rating.v1.SubmitReviewResponse\"\a\xaa\xd4\x18\x03\n" +
-	"\x01\x02B\xc2\x01\n" +
+	"\x01\x04\x90\x02\x01B\xc2\x01\n" +
 	"\x16com.bookworm.rating.v1B\vRatingProtoP\x01Z1bookworm/internal/gen/bookworm/rating/v1;ratingv1\xa2\x02\x03BRX\xaa\x02\x12Bookworm.Rating.V1\xca\x02\x12Bookworm\\Rating\\V1\xe2\x02\x1eBookworm\\Rating\\V1\\GPBMetadata\xea\x02\x14Bookworm::Rating::V1b\x06proto3"
 
 var (
@@ -403,28 +2016,88 @@ func file_bookworm_rating_v1_rating_proto_rawDescGZIP() []byte {
 	return file_bookworm_rating_v1_rating_proto_rawDescData
 }
 
-var file_bookworm_rating_v1_rating_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_bookworm_rating_v1_rating_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_bookworm_rating_v1_rating_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_bookworm_rating_v1_rating_proto_goTypes = []any{
-	(*Review)(nil),                // 0: bookworm.rating.v1.Review
-	(*ListReviewsRequest)(nil),    // 1: bookworm.rating.v1.ListReviewsRequest
-	(*ListReviewsResponse)(nil),   // 2: bookworm.rating.v1.ListReviewsResponse
-	(*SubmitReviewRequest)(nil),   // 3: bookworm.rating.v1.SubmitReviewRequest
-	(*SubmitReviewResponse)(nil),  // 4: bookworm.rating.v1.SubmitReviewResponse
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(Review_Status)(0),                  // 0: bookworm.rating.v1.Review.Status
+	(ListReviewsRequest_Sort)(0),        // 1: bookworm.rating.v1.ListReviewsRequest.Sort
+	(ReportReviewRequest_Ground)(0),     // 2: bookworm.rating.v1.ReportReviewRequest.Ground
+	(DecideReviewRequest_Decision)(0),   // 3: bookworm.rating.v1.DecideReviewRequest.Decision
+	(*Review)(nil),                      // 4: bookworm.rating.v1.Review
+	(*ListReviewsRequest)(nil),          // 5: bookworm.rating.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),         // 6: bookworm.rating.v1.ListReviewsResponse
+	(*GetRatingSummaryRequest)(nil),     // 7: bookworm.rating.v1.GetRatingSummaryRequest
+	(*GetRatingSummaryResponse)(nil),    // 8: bookworm.rating.v1.GetRatingSummaryResponse
+	(*ReviewSummary)(nil),               // 9: bookworm.rating.v1.ReviewSummary
+	(*GetMyReviewRequest)(nil),          // 10: bookworm.rating.v1.GetMyReviewRequest
+	(*GetMyReviewResponse)(nil),         // 11: bookworm.rating.v1.GetMyReviewResponse
+	(*SubmitReviewRequest)(nil),         // 12: bookworm.rating.v1.SubmitReviewRequest
+	(*SubmitReviewResponse)(nil),        // 13: bookworm.rating.v1.SubmitReviewResponse
+	(*DeleteReviewRequest)(nil),         // 14: bookworm.rating.v1.DeleteReviewRequest
+	(*DeleteReviewResponse)(nil),        // 15: bookworm.rating.v1.DeleteReviewResponse
+	(*VoteReviewRequest)(nil),           // 16: bookworm.rating.v1.VoteReviewRequest
+	(*VoteReviewResponse)(nil),          // 17: bookworm.rating.v1.VoteReviewResponse
+	(*ReportReviewRequest)(nil),         // 18: bookworm.rating.v1.ReportReviewRequest
+	(*ReportReviewResponse)(nil),        // 19: bookworm.rating.v1.ReportReviewResponse
+	(*ListModerationQueueRequest)(nil),  // 20: bookworm.rating.v1.ListModerationQueueRequest
+	(*ListModerationQueueResponse)(nil), // 21: bookworm.rating.v1.ListModerationQueueResponse
+	(*QueuedReview)(nil),                // 22: bookworm.rating.v1.QueuedReview
+	(*Report)(nil),                      // 23: bookworm.rating.v1.Report
+	(*DecideReviewRequest)(nil),         // 24: bookworm.rating.v1.DecideReviewRequest
+	(*DecideReviewResponse)(nil),        // 25: bookworm.rating.v1.DecideReviewResponse
+	(*RebuildRatingsRequest)(nil),       // 26: bookworm.rating.v1.RebuildRatingsRequest
+	(*RebuildRatingsResponse)(nil),      // 27: bookworm.rating.v1.RebuildRatingsResponse
+	(*ListStarsRequest)(nil),            // 28: bookworm.rating.v1.ListStarsRequest
+	(*ListStarsResponse)(nil),           // 29: bookworm.rating.v1.ListStarsResponse
+	(*Stars)(nil),                       // 30: bookworm.rating.v1.Stars
+	(*timestamppb.Timestamp)(nil),       // 31: google.protobuf.Timestamp
 }
 var file_bookworm_rating_v1_rating_proto_depIdxs = []int32{
-	5, // 0: bookworm.rating.v1.Review.create_time:type_name -> google.protobuf.Timestamp
-	0, // 1: bookworm.rating.v1.ListReviewsResponse.reviews:type_name -> bookworm.rating.v1.Review
-	0, // 2: bookworm.rating.v1.SubmitReviewResponse.review:type_name -> bookworm.rating.v1.Review
-	1, // 3: bookworm.rating.v1.RatingService.ListReviews:input_type -> bookworm.rating.v1.ListReviewsRequest
-	3, // 4: bookworm.rating.v1.RatingService.SubmitReview:input_type -> bookworm.rating.v1.SubmitReviewRequest
-	2, // 5: bookworm.rating.v1.RatingService.ListReviews:output_type -> bookworm.rating.v1.ListReviewsResponse
-	4, // 6: bookworm.rating.v1.RatingService.SubmitReview:output_type -> bookworm.rating.v1.SubmitReviewResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	31, // 0: bookworm.rating.v1.Review.create_time:type_name -> google.protobuf.Timestamp
+	31, // 1: bookworm.rating.v1.Review.update_time:type_name -> google.protobuf.Timestamp
+	0,  // 2: bookworm.rating.v1.Review.status:type_name -> bookworm.rating.v1.Review.Status
+	1,  // 3: bookworm.rating.v1.ListReviewsRequest.sort:type_name -> bookworm.rating.v1.ListReviewsRequest.Sort
+	4,  // 4: bookworm.rating.v1.ListReviewsResponse.reviews:type_name -> bookworm.rating.v1.Review
+	9,  // 5: bookworm.rating.v1.GetRatingSummaryResponse.summary:type_name -> bookworm.rating.v1.ReviewSummary
+	31, // 6: bookworm.rating.v1.ReviewSummary.create_time:type_name -> google.protobuf.Timestamp
+	4,  // 7: bookworm.rating.v1.GetMyReviewResponse.review:type_name -> bookworm.rating.v1.Review
+	4,  // 8: bookworm.rating.v1.SubmitReviewResponse.review:type_name -> bookworm.rating.v1.Review
+	2,  // 9: bookworm.rating.v1.ReportReviewRequest.ground:type_name -> bookworm.rating.v1.ReportReviewRequest.Ground
+	22, // 10: bookworm.rating.v1.ListModerationQueueResponse.reviews:type_name -> bookworm.rating.v1.QueuedReview
+	4,  // 11: bookworm.rating.v1.QueuedReview.review:type_name -> bookworm.rating.v1.Review
+	23, // 12: bookworm.rating.v1.QueuedReview.reports:type_name -> bookworm.rating.v1.Report
+	2,  // 13: bookworm.rating.v1.Report.ground:type_name -> bookworm.rating.v1.ReportReviewRequest.Ground
+	31, // 14: bookworm.rating.v1.Report.create_time:type_name -> google.protobuf.Timestamp
+	3,  // 15: bookworm.rating.v1.DecideReviewRequest.decision:type_name -> bookworm.rating.v1.DecideReviewRequest.Decision
+	4,  // 16: bookworm.rating.v1.DecideReviewResponse.review:type_name -> bookworm.rating.v1.Review
+	30, // 17: bookworm.rating.v1.ListStarsResponse.stars:type_name -> bookworm.rating.v1.Stars
+	5,  // 18: bookworm.rating.v1.RatingService.ListReviews:input_type -> bookworm.rating.v1.ListReviewsRequest
+	7,  // 19: bookworm.rating.v1.RatingService.GetRatingSummary:input_type -> bookworm.rating.v1.GetRatingSummaryRequest
+	10, // 20: bookworm.rating.v1.RatingService.GetMyReview:input_type -> bookworm.rating.v1.GetMyReviewRequest
+	12, // 21: bookworm.rating.v1.RatingService.SubmitReview:input_type -> bookworm.rating.v1.SubmitReviewRequest
+	14, // 22: bookworm.rating.v1.RatingService.DeleteReview:input_type -> bookworm.rating.v1.DeleteReviewRequest
+	16, // 23: bookworm.rating.v1.RatingService.VoteReview:input_type -> bookworm.rating.v1.VoteReviewRequest
+	18, // 24: bookworm.rating.v1.RatingService.ReportReview:input_type -> bookworm.rating.v1.ReportReviewRequest
+	20, // 25: bookworm.rating.v1.ModerationService.ListModerationQueue:input_type -> bookworm.rating.v1.ListModerationQueueRequest
+	24, // 26: bookworm.rating.v1.ModerationService.DecideReview:input_type -> bookworm.rating.v1.DecideReviewRequest
+	26, // 27: bookworm.rating.v1.ModerationService.RebuildRatings:input_type -> bookworm.rating.v1.RebuildRatingsRequest
+	28, // 28: bookworm.rating.v1.ReviewerService.ListStars:input_type -> bookworm.rating.v1.ListStarsRequest
+	6,  // 29: bookworm.rating.v1.RatingService.ListReviews:output_type -> bookworm.rating.v1.ListReviewsResponse
+	8,  // 30: bookworm.rating.v1.RatingService.GetRatingSummary:output_type -> bookworm.rating.v1.GetRatingSummaryResponse
+	11, // 31: bookworm.rating.v1.RatingService.GetMyReview:output_type -> bookworm.rating.v1.GetMyReviewResponse
+	13, // 32: bookworm.rating.v1.RatingService.SubmitReview:output_type -> bookworm.rating.v1.SubmitReviewResponse
+	15, // 33: bookworm.rating.v1.RatingService.DeleteReview:output_type -> bookworm.rating.v1.DeleteReviewResponse
+	17, // 34: bookworm.rating.v1.RatingService.VoteReview:output_type -> bookworm.rating.v1.VoteReviewResponse
+	19, // 35: bookworm.rating.v1.RatingService.ReportReview:output_type -> bookworm.rating.v1.ReportReviewResponse
+	21, // 36: bookworm.rating.v1.ModerationService.ListModerationQueue:output_type -> bookworm.rating.v1.ListModerationQueueResponse
+	25, // 37: bookworm.rating.v1.ModerationService.DecideReview:output_type -> bookworm.rating.v1.DecideReviewResponse
+	27, // 38: bookworm.rating.v1.ModerationService.RebuildRatings:output_type -> bookworm.rating.v1.RebuildRatingsResponse
+	29, // 39: bookworm.rating.v1.ReviewerService.ListStars:output_type -> bookworm.rating.v1.ListStarsResponse
+	29, // [29:40] is the sub-list for method output_type
+	18, // [18:29] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_bookworm_rating_v1_rating_proto_init() }
@@ -437,13 +2110,14 @@ func file_bookworm_rating_v1_rating_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bookworm_rating_v1_rating_proto_rawDesc), len(file_bookworm_rating_v1_rating_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   5,
+			NumEnums:      4,
+			NumMessages:   27,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   3,
 		},
 		GoTypes:           file_bookworm_rating_v1_rating_proto_goTypes,
 		DependencyIndexes: file_bookworm_rating_v1_rating_proto_depIdxs,
+		EnumInfos:         file_bookworm_rating_v1_rating_proto_enumTypes,
 		MessageInfos:      file_bookworm_rating_v1_rating_proto_msgTypes,
 	}.Build()
 	File_bookworm_rating_v1_rating_proto = out.File

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: bookworm/rating/v1/rating.proto
 
-// Package bookworm.rating.v1 is the contract of reviews. It is a draft: no server registers it yet.
+// Package bookworm.rating.v1 is the contract of reviews.
 
 package ratingv1
 
@@ -21,20 +21,46 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RatingService_ListReviews_FullMethodName  = "/bookworm.rating.v1.RatingService/ListReviews"
-	RatingService_SubmitReview_FullMethodName = "/bookworm.rating.v1.RatingService/SubmitReview"
+	RatingService_ListReviews_FullMethodName      = "/bookworm.rating.v1.RatingService/ListReviews"
+	RatingService_GetRatingSummary_FullMethodName = "/bookworm.rating.v1.RatingService/GetRatingSummary"
+	RatingService_GetMyReview_FullMethodName      = "/bookworm.rating.v1.RatingService/GetMyReview"
+	RatingService_SubmitReview_FullMethodName     = "/bookworm.rating.v1.RatingService/SubmitReview"
+	RatingService_DeleteReview_FullMethodName     = "/bookworm.rating.v1.RatingService/DeleteReview"
+	RatingService_VoteReview_FullMethodName       = "/bookworm.rating.v1.RatingService/VoteReview"
+	RatingService_ReportReview_FullMethodName     = "/bookworm.rating.v1.RatingService/ReportReview"
 )
 
 // RatingServiceClient is the client API for RatingService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// RatingService is where shoppers review books they bought.
+// RatingService is where shoppers review books they bought, and read what others think.
 type RatingServiceClient interface {
-	// ListReviews lists the published reviews of a book, newest first.
+	// ListReviews lists the published reviews of a book, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
 	ListReviews(ctx context.Context, in *ListReviewsRequest, opts ...grpc.CallOption) (*ListReviewsResponse, error)
-	// SubmitReview writes or replaces the caller's review of a book.
+	// GetRatingSummary returns what the published reviews of a book say together. A book without
+	// reviews, or that does not exist, has an empty one.
+	GetRatingSummary(ctx context.Context, in *GetRatingSummaryRequest, opts ...grpc.CallOption) (*GetRatingSummaryResponse, error)
+	// GetMyReview returns the caller's review of a book, published or not, with what moderation said.
+	// Errors: REVIEW_NOT_FOUND.
+	GetMyReview(ctx context.Context, in *GetMyReviewRequest, opts ...grpc.CallOption) (*GetMyReviewResponse, error)
+	// SubmitReview writes or replaces the caller's one review of a book they bought. It answers when the
+	// review is stored; it is shown once moderation has passed it. The same review again has no effect.
+	// With an etag (in the message or as If-Match) it replaces only that version.
+	// Errors: PURCHASE_REQUIRED, BOOK_NOT_FOUND, STALE_VERSION.
 	SubmitReview(ctx context.Context, in *SubmitReviewRequest, opts ...grpc.CallOption) (*SubmitReviewResponse, error)
+	// DeleteReview takes the caller's review of a book away, with its votes and reports. No error when
+	// there is none.
+	// Errors: STALE_VERSION.
+	DeleteReview(ctx context.Context, in *DeleteReviewRequest, opts ...grpc.CallOption) (*DeleteReviewResponse, error)
+	// VoteReview says that somebody else's review is helpful, or takes that back. One vote each.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	VoteReview(ctx context.Context, in *VoteReviewRequest, opts ...grpc.CallOption) (*VoteReviewResponse, error)
+	// ReportReview tells the shop that somebody else's review should not stand. One report each; enough
+	// of them hide the review until an operator has looked.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	ReportReview(ctx context.Context, in *ReportReviewRequest, opts ...grpc.CallOption) (*ReportReviewResponse, error)
 }
 
 type ratingServiceClient struct {
@@ -55,6 +81,26 @@ func (c *ratingServiceClient) ListReviews(ctx context.Context, in *ListReviewsRe
 	return out, nil
 }
 
+func (c *ratingServiceClient) GetRatingSummary(ctx context.Context, in *GetRatingSummaryRequest, opts ...grpc.CallOption) (*GetRatingSummaryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRatingSummaryResponse)
+	err := c.cc.Invoke(ctx, RatingService_GetRatingSummary_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ratingServiceClient) GetMyReview(ctx context.Context, in *GetMyReviewRequest, opts ...grpc.CallOption) (*GetMyReviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMyReviewResponse)
+	err := c.cc.Invoke(ctx, RatingService_GetMyReview_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *ratingServiceClient) SubmitReview(ctx context.Context, in *SubmitReviewRequest, opts ...grpc.CallOption) (*SubmitReviewResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SubmitReviewResponse)
@@ -65,16 +111,67 @@ func (c *ratingServiceClient) SubmitReview(ctx context.Context, in *SubmitReview
 	return out, nil
 }
 
+func (c *ratingServiceClient) DeleteReview(ctx context.Context, in *DeleteReviewRequest, opts ...grpc.CallOption) (*DeleteReviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteReviewResponse)
+	err := c.cc.Invoke(ctx, RatingService_DeleteReview_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ratingServiceClient) VoteReview(ctx context.Context, in *VoteReviewRequest, opts ...grpc.CallOption) (*VoteReviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VoteReviewResponse)
+	err := c.cc.Invoke(ctx, RatingService_VoteReview_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ratingServiceClient) ReportReview(ctx context.Context, in *ReportReviewRequest, opts ...grpc.CallOption) (*ReportReviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportReviewResponse)
+	err := c.cc.Invoke(ctx, RatingService_ReportReview_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RatingServiceServer is the server API for RatingService service.
 // All implementations must embed UnimplementedRatingServiceServer
 // for forward compatibility.
 //
-// RatingService is where shoppers review books they bought.
+// RatingService is where shoppers review books they bought, and read what others think.
 type RatingServiceServer interface {
-	// ListReviews lists the published reviews of a book, newest first.
+	// ListReviews lists the published reviews of a book, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
 	ListReviews(context.Context, *ListReviewsRequest) (*ListReviewsResponse, error)
-	// SubmitReview writes or replaces the caller's review of a book.
+	// GetRatingSummary returns what the published reviews of a book say together. A book without
+	// reviews, or that does not exist, has an empty one.
+	GetRatingSummary(context.Context, *GetRatingSummaryRequest) (*GetRatingSummaryResponse, error)
+	// GetMyReview returns the caller's review of a book, published or not, with what moderation said.
+	// Errors: REVIEW_NOT_FOUND.
+	GetMyReview(context.Context, *GetMyReviewRequest) (*GetMyReviewResponse, error)
+	// SubmitReview writes or replaces the caller's one review of a book they bought. It answers when the
+	// review is stored; it is shown once moderation has passed it. The same review again has no effect.
+	// With an etag (in the message or as If-Match) it replaces only that version.
+	// Errors: PURCHASE_REQUIRED, BOOK_NOT_FOUND, STALE_VERSION.
 	SubmitReview(context.Context, *SubmitReviewRequest) (*SubmitReviewResponse, error)
+	// DeleteReview takes the caller's review of a book away, with its votes and reports. No error when
+	// there is none.
+	// Errors: STALE_VERSION.
+	DeleteReview(context.Context, *DeleteReviewRequest) (*DeleteReviewResponse, error)
+	// VoteReview says that somebody else's review is helpful, or takes that back. One vote each.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	VoteReview(context.Context, *VoteReviewRequest) (*VoteReviewResponse, error)
+	// ReportReview tells the shop that somebody else's review should not stand. One report each; enough
+	// of them hide the review until an operator has looked.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	ReportReview(context.Context, *ReportReviewRequest) (*ReportReviewResponse, error)
 	mustEmbedUnimplementedRatingServiceServer()
 }
 
@@ -88,8 +185,23 @@ type UnimplementedRatingServiceServer struct{}
 func (UnimplementedRatingServiceServer) ListReviews(context.Context, *ListReviewsRequest) (*ListReviewsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListReviews not implemented")
 }
+func (UnimplementedRatingServiceServer) GetRatingSummary(context.Context, *GetRatingSummaryRequest) (*GetRatingSummaryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRatingSummary not implemented")
+}
+func (UnimplementedRatingServiceServer) GetMyReview(context.Context, *GetMyReviewRequest) (*GetMyReviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMyReview not implemented")
+}
 func (UnimplementedRatingServiceServer) SubmitReview(context.Context, *SubmitReviewRequest) (*SubmitReviewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SubmitReview not implemented")
+}
+func (UnimplementedRatingServiceServer) DeleteReview(context.Context, *DeleteReviewRequest) (*DeleteReviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteReview not implemented")
+}
+func (UnimplementedRatingServiceServer) VoteReview(context.Context, *VoteReviewRequest) (*VoteReviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VoteReview not implemented")
+}
+func (UnimplementedRatingServiceServer) ReportReview(context.Context, *ReportReviewRequest) (*ReportReviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReportReview not implemented")
 }
 func (UnimplementedRatingServiceServer) mustEmbedUnimplementedRatingServiceServer() {}
 func (UnimplementedRatingServiceServer) testEmbeddedByValue()                       {}
@@ -130,6 +242,42 @@ func _RatingService_ListReviews_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RatingService_GetRatingSummary_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRatingSummaryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RatingServiceServer).GetRatingSummary(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RatingService_GetRatingSummary_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RatingServiceServer).GetRatingSummary(ctx, req.(*GetRatingSummaryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RatingService_GetMyReview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMyReviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RatingServiceServer).GetMyReview(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RatingService_GetMyReview_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RatingServiceServer).GetMyReview(ctx, req.(*GetMyReviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RatingService_SubmitReview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SubmitReviewRequest)
 	if err := dec(in); err != nil {
@@ -148,6 +296,60 @@ func _RatingService_SubmitReview_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RatingService_DeleteReview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteReviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RatingServiceServer).DeleteReview(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RatingService_DeleteReview_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RatingServiceServer).DeleteReview(ctx, req.(*DeleteReviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RatingService_VoteReview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VoteReviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RatingServiceServer).VoteReview(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RatingService_VoteReview_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RatingServiceServer).VoteReview(ctx, req.(*VoteReviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RatingService_ReportReview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportReviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RatingServiceServer).ReportReview(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RatingService_ReportReview_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RatingServiceServer).ReportReview(ctx, req.(*ReportReviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RatingService_ServiceDesc is the grpc.ServiceDesc for RatingService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,8 +362,332 @@ var RatingService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _RatingService_ListReviews_Handler,
 		},
 		{
+			MethodName: "GetRatingSummary",
+			Handler:    _RatingService_GetRatingSummary_Handler,
+		},
+		{
+			MethodName: "GetMyReview",
+			Handler:    _RatingService_GetMyReview_Handler,
+		},
+		{
 			MethodName: "SubmitReview",
 			Handler:    _RatingService_SubmitReview_Handler,
+		},
+		{
+			MethodName: "DeleteReview",
+			Handler:    _RatingService_DeleteReview_Handler,
+		},
+		{
+			MethodName: "VoteReview",
+			Handler:    _RatingService_VoteReview_Handler,
+		},
+		{
+			MethodName: "ReportReview",
+			Handler:    _RatingService_ReportReview_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "bookworm/rating/v1/rating.proto",
+}
+
+const (
+	ModerationService_ListModerationQueue_FullMethodName = "/bookworm.rating.v1.ModerationService/ListModerationQueue"
+	ModerationService_DecideReview_FullMethodName        = "/bookworm.rating.v1.ModerationService/DecideReview"
+	ModerationService_RebuildRatings_FullMethodName      = "/bookworm.rating.v1.ModerationService/RebuildRatings"
+)
+
+// ModerationServiceClient is the client API for ModerationService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// ModerationService is where administrators decide on reviews that rules and model could not.
+type ModerationServiceClient interface {
+	// ListModerationQueue lists the reviews that wait for a decision, the oldest first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListModerationQueue(ctx context.Context, in *ListModerationQueueRequest, opts ...grpc.CallOption) (*ListModerationQueueResponse, error)
+	// DecideReview publishes or rejects a review that waits. It answers when the decision has taken
+	// effect. The same decision again has no effect.
+	// Errors: REVIEW_NOT_FOUND, STALE_VERSION when the review has changed since.
+	DecideReview(ctx context.Context, in *DecideReviewRequest, opts ...grpc.CallOption) (*DecideReviewResponse, error)
+	// RebuildRatings counts all reviews anew, compares that with what the catalogue shows, and mends what
+	// differs. It answers at once; while one runs it answers that one.
+	RebuildRatings(ctx context.Context, in *RebuildRatingsRequest, opts ...grpc.CallOption) (*RebuildRatingsResponse, error)
+}
+
+type moderationServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewModerationServiceClient(cc grpc.ClientConnInterface) ModerationServiceClient {
+	return &moderationServiceClient{cc}
+}
+
+func (c *moderationServiceClient) ListModerationQueue(ctx context.Context, in *ListModerationQueueRequest, opts ...grpc.CallOption) (*ListModerationQueueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListModerationQueueResponse)
+	err := c.cc.Invoke(ctx, ModerationService_ListModerationQueue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *moderationServiceClient) DecideReview(ctx context.Context, in *DecideReviewRequest, opts ...grpc.CallOption) (*DecideReviewResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DecideReviewResponse)
+	err := c.cc.Invoke(ctx, ModerationService_DecideReview_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *moderationServiceClient) RebuildRatings(ctx context.Context, in *RebuildRatingsRequest, opts ...grpc.CallOption) (*RebuildRatingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildRatingsResponse)
+	err := c.cc.Invoke(ctx, ModerationService_RebuildRatings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ModerationServiceServer is the server API for ModerationService service.
+// All implementations must embed UnimplementedModerationServiceServer
+// for forward compatibility.
+//
+// ModerationService is where administrators decide on reviews that rules and model could not.
+type ModerationServiceServer interface {
+	// ListModerationQueue lists the reviews that wait for a decision, the oldest first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListModerationQueue(context.Context, *ListModerationQueueRequest) (*ListModerationQueueResponse, error)
+	// DecideReview publishes or rejects a review that waits. It answers when the decision has taken
+	// effect. The same decision again has no effect.
+	// Errors: REVIEW_NOT_FOUND, STALE_VERSION when the review has changed since.
+	DecideReview(context.Context, *DecideReviewRequest) (*DecideReviewResponse, error)
+	// RebuildRatings counts all reviews anew, compares that with what the catalogue shows, and mends what
+	// differs. It answers at once; while one runs it answers that one.
+	RebuildRatings(context.Context, *RebuildRatingsRequest) (*RebuildRatingsResponse, error)
+	mustEmbedUnimplementedModerationServiceServer()
+}
+
+// UnimplementedModerationServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedModerationServiceServer struct{}
+
+func (UnimplementedModerationServiceServer) ListModerationQueue(context.Context, *ListModerationQueueRequest) (*ListModerationQueueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListModerationQueue not implemented")
+}
+func (UnimplementedModerationServiceServer) DecideReview(context.Context, *DecideReviewRequest) (*DecideReviewResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DecideReview not implemented")
+}
+func (UnimplementedModerationServiceServer) RebuildRatings(context.Context, *RebuildRatingsRequest) (*RebuildRatingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebuildRatings not implemented")
+}
+func (UnimplementedModerationServiceServer) mustEmbedUnimplementedModerationServiceServer() {}
+func (UnimplementedModerationServiceServer) testEmbeddedByValue()                           {}
+
+// UnsafeModerationServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ModerationServiceServer will
+// result in compilation errors.
+type UnsafeModerationServiceServer interface {
+	mustEmbedUnimplementedModerationServiceServer()
+}
+
+func RegisterModerationServiceServer(s grpc.ServiceRegistrar, srv ModerationServiceServer) {
+	// If the following call panics, it indicates UnimplementedModerationServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&ModerationService_ServiceDesc, srv)
+}
+
+func _ModerationService_ListModerationQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListModerationQueueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModerationServiceServer).ListModerationQueue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModerationService_ListModerationQueue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModerationServiceServer).ListModerationQueue(ctx, req.(*ListModerationQueueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModerationService_DecideReview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecideReviewRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModerationServiceServer).DecideReview(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModerationService_DecideReview_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModerationServiceServer).DecideReview(ctx, req.(*DecideReviewRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModerationService_RebuildRatings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebuildRatingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModerationServiceServer).RebuildRatings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModerationService_RebuildRatings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModerationServiceServer).RebuildRatings(ctx, req.(*RebuildRatingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// ModerationService_ServiceDesc is the grpc.ServiceDesc for ModerationService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var ModerationService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "bookworm.rating.v1.ModerationService",
+	HandlerType: (*ModerationServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListModerationQueue",
+			Handler:    _ModerationService_ListModerationQueue_Handler,
+		},
+		{
+			MethodName: "DecideReview",
+			Handler:    _ModerationService_DecideReview_Handler,
+		},
+		{
+			MethodName: "RebuildRatings",
+			Handler:    _ModerationService_RebuildRatings_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "bookworm/rating/v1/rating.proto",
+}
+
+const (
+	ReviewerService_ListStars_FullMethodName = "/bookworm.rating.v1.ReviewerService/ListStars"
+)
+
+// ReviewerServiceClient is the client API for ReviewerService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// ReviewerService says what shoppers think of books. Only the shop's own services call it.
+type ReviewerServiceClient interface {
+	// ListStars returns how a shopper rated books, the latest first; at most 1000.
+	ListStars(ctx context.Context, in *ListStarsRequest, opts ...grpc.CallOption) (*ListStarsResponse, error)
+}
+
+type reviewerServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewReviewerServiceClient(cc grpc.ClientConnInterface) ReviewerServiceClient {
+	return &reviewerServiceClient{cc}
+}
+
+func (c *reviewerServiceClient) ListStars(ctx context.Context, in *ListStarsRequest, opts ...grpc.CallOption) (*ListStarsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListStarsResponse)
+	err := c.cc.Invoke(ctx, ReviewerService_ListStars_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ReviewerServiceServer is the server API for ReviewerService service.
+// All implementations must embed UnimplementedReviewerServiceServer
+// for forward compatibility.
+//
+// ReviewerService says what shoppers think of books. Only the shop's own services call it.
+type ReviewerServiceServer interface {
+	// ListStars returns how a shopper rated books, the latest first; at most 1000.
+	ListStars(context.Context, *ListStarsRequest) (*ListStarsResponse, error)
+	mustEmbedUnimplementedReviewerServiceServer()
+}
+
+// UnimplementedReviewerServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedReviewerServiceServer struct{}
+
+func (UnimplementedReviewerServiceServer) ListStars(context.Context, *ListStarsRequest) (*ListStarsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListStars not implemented")
+}
+func (UnimplementedReviewerServiceServer) mustEmbedUnimplementedReviewerServiceServer() {}
+func (UnimplementedReviewerServiceServer) testEmbeddedByValue()                         {}
+
+// UnsafeReviewerServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ReviewerServiceServer will
+// result in compilation errors.
+type UnsafeReviewerServiceServer interface {
+	mustEmbedUnimplementedReviewerServiceServer()
+}
+
+func RegisterReviewerServiceServer(s grpc.ServiceRegistrar, srv ReviewerServiceServer) {
+	// If the following call panics, it indicates UnimplementedReviewerServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&ReviewerService_ServiceDesc, srv)
+}
+
+func _ReviewerService_ListStars_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListStarsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReviewerServiceServer).ListStars(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReviewerService_ListStars_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReviewerServiceServer).ListStars(ctx, req.(*ListStarsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// ReviewerService_ServiceDesc is the grpc.ServiceDesc for ReviewerService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var ReviewerService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "bookworm.rating.v1.ReviewerService",
+	HandlerType: (*ReviewerServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListStars",
+			Handler:    _ReviewerService_ListStars_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

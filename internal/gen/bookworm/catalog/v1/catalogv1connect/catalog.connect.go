@@ -15,6 +15,10 @@ import (
 const (
 	// CatalogServiceName is the fully-qualified name of the CatalogService service.
 	CatalogServiceName = "bookworm.catalog.v1.CatalogService"
+	// CatalogAdminServiceName is the fully-qualified name of the CatalogAdminService service.
+	CatalogAdminServiceName = "bookworm.catalog.v1.CatalogAdminService"
+	// BookRatingServiceName is the fully-qualified name of the BookRatingService service.
+	BookRatingServiceName = "bookworm.catalog.v1.BookRatingService"
 	// StockServiceName is the fully-qualified name of the StockService service.
 	StockServiceName = "bookworm.catalog.v1.StockService"
 )
@@ -34,6 +38,40 @@ const (
 	// CatalogServiceBatchGetBooksProcedure is the procedure name of the CatalogService's BatchGetBooks
 	// RPC.
 	CatalogServiceBatchGetBooksProcedure = "/bookworm.catalog.v1.CatalogService/BatchGetBooks"
+	// CatalogServiceSearchBooksProcedure is the procedure name of the CatalogService's SearchBooks RPC.
+	CatalogServiceSearchBooksProcedure = "/bookworm.catalog.v1.CatalogService/SearchBooks"
+	// CatalogServiceSimilarBooksProcedure is the procedure name of the CatalogService's SimilarBooks
+	// RPC.
+	CatalogServiceSimilarBooksProcedure = "/bookworm.catalog.v1.CatalogService/SimilarBooks"
+	// CatalogServiceRecommendForMeProcedure is the procedure name of the CatalogService's
+	// RecommendForMe RPC.
+	CatalogServiceRecommendForMeProcedure = "/bookworm.catalog.v1.CatalogService/RecommendForMe"
+	// CatalogServiceListCategoriesProcedure is the procedure name of the CatalogService's
+	// ListCategories RPC.
+	CatalogServiceListCategoriesProcedure = "/bookworm.catalog.v1.CatalogService/ListCategories"
+	// CatalogServiceListAuthorsProcedure is the procedure name of the CatalogService's ListAuthors RPC.
+	CatalogServiceListAuthorsProcedure = "/bookworm.catalog.v1.CatalogService/ListAuthors"
+	// CatalogAdminServiceCreateBookProcedure is the procedure name of the CatalogAdminService's
+	// CreateBook RPC.
+	CatalogAdminServiceCreateBookProcedure = "/bookworm.catalog.v1.CatalogAdminService/CreateBook"
+	// CatalogAdminServiceUpdateBookProcedure is the procedure name of the CatalogAdminService's
+	// UpdateBook RPC.
+	CatalogAdminServiceUpdateBookProcedure = "/bookworm.catalog.v1.CatalogAdminService/UpdateBook"
+	// CatalogAdminServiceArchiveBookProcedure is the procedure name of the CatalogAdminService's
+	// ArchiveBook RPC.
+	CatalogAdminServiceArchiveBookProcedure = "/bookworm.catalog.v1.CatalogAdminService/ArchiveBook"
+	// CatalogAdminServiceRebuildSearchIndexProcedure is the procedure name of the CatalogAdminService's
+	// RebuildSearchIndex RPC.
+	CatalogAdminServiceRebuildSearchIndexProcedure = "/bookworm.catalog.v1.CatalogAdminService/RebuildSearchIndex"
+	// CatalogAdminServiceGetSearchIndexProcedure is the procedure name of the CatalogAdminService's
+	// GetSearchIndex RPC.
+	CatalogAdminServiceGetSearchIndexProcedure = "/bookworm.catalog.v1.CatalogAdminService/GetSearchIndex"
+	// BookRatingServiceSetBookRatingProcedure is the procedure name of the BookRatingService's
+	// SetBookRating RPC.
+	BookRatingServiceSetBookRatingProcedure = "/bookworm.catalog.v1.BookRatingService/SetBookRating"
+	// BookRatingServiceListBookRatingsProcedure is the procedure name of the BookRatingService's
+	// ListBookRatings RPC.
+	BookRatingServiceListBookRatingsProcedure = "/bookworm.catalog.v1.BookRatingService/ListBookRatings"
 	// StockServiceHoldStockProcedure is the procedure name of the StockService's HoldStock RPC.
 	StockServiceHoldStockProcedure = "/bookworm.catalog.v1.StockService/HoldStock"
 	// StockServiceCommitHoldProcedure is the procedure name of the StockService's CommitHold RPC.
@@ -69,6 +107,46 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	catalogServiceSearchBooksSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("SearchBooks"),
+			Procedure:        CatalogServiceSearchBooksProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	catalogServiceSimilarBooksSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("SimilarBooks"),
+			Procedure:        CatalogServiceSimilarBooksProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	catalogServiceRecommendForMeSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("RecommendForMe"),
+			Procedure:        CatalogServiceRecommendForMeProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	catalogServiceListCategoriesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("ListCategories"),
+			Procedure:        CatalogServiceListCategoriesProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	catalogServiceListAuthorsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogService").Methods().ByName("ListAuthors"),
+			Procedure:        CatalogServiceListAuthorsProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 )
 
 // CatalogServiceClient is a client for the bookworm.catalog.v1.CatalogService service.
@@ -82,6 +160,21 @@ type CatalogServiceClient interface {
 	// BatchGetBooks returns the books of the ids, in the order of the ids. Ids without a book are
 	// named in missing_ids; they are no error.
 	BatchGetBooks(context.Context, *v1.BatchGetBooksRequest) (*v1.BatchGetBooksResponse, error)
+	// SearchBooks finds the books on sale that fit what somebody says in their own words: a title, an
+	// ISBN, an author, a theme, a mood, "books like ...". The best comes first; there are no further
+	// pages, because a rank has no place to read on from (ListBooks pages through everything).
+	SearchBooks(context.Context, *v1.SearchBooksRequest) (*v1.SearchBooksResponse, error)
+	// SimilarBooks finds books on sale that are like one book; never that book itself.
+	// Errors: BOOK_NOT_FOUND.
+	SimilarBooks(context.Context, *v1.SimilarBooksRequest) (*v1.SimilarBooksResponse, error)
+	// RecommendForMe finds books on sale for the caller from what they bought and how they rated it;
+	// never one they own. Without either it answers the best rated books.
+	RecommendForMe(context.Context, *v1.RecommendForMeRequest) (*v1.RecommendForMeResponse, error)
+	// ListCategories lists the categories of the books on sale, by name.
+	ListCategories(context.Context, *v1.ListCategoriesRequest) (*v1.ListCategoriesResponse, error)
+	// ListAuthors lists the authors of the books on sale, by name, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListAuthors(context.Context, *v1.ListAuthorsRequest) (*v1.ListAuthorsResponse, error)
 }
 
 // NewCatalogServiceClient constructs a client for the bookworm.catalog.v1.CatalogService service.
@@ -101,6 +194,21 @@ type CatalogServiceHandler interface {
 	// BatchGetBooks returns the books of the ids, in the order of the ids. Ids without a book are
 	// named in missing_ids; they are no error.
 	BatchGetBooks(context.Context, *v1.BatchGetBooksRequest) (*v1.BatchGetBooksResponse, error)
+	// SearchBooks finds the books on sale that fit what somebody says in their own words: a title, an
+	// ISBN, an author, a theme, a mood, "books like ...". The best comes first; there are no further
+	// pages, because a rank has no place to read on from (ListBooks pages through everything).
+	SearchBooks(context.Context, *v1.SearchBooksRequest) (*v1.SearchBooksResponse, error)
+	// SimilarBooks finds books on sale that are like one book; never that book itself.
+	// Errors: BOOK_NOT_FOUND.
+	SimilarBooks(context.Context, *v1.SimilarBooksRequest) (*v1.SimilarBooksResponse, error)
+	// RecommendForMe finds books on sale for the caller from what they bought and how they rated it;
+	// never one they own. Without either it answers the best rated books.
+	RecommendForMe(context.Context, *v1.RecommendForMeRequest) (*v1.RecommendForMeResponse, error)
+	// ListCategories lists the categories of the books on sale, by name.
+	ListCategories(context.Context, *v1.ListCategoriesRequest) (*v1.ListCategoriesResponse, error)
+	// ListAuthors lists the authors of the books on sale, by name, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListAuthors(context.Context, *v1.ListAuthorsRequest) (*v1.ListAuthorsResponse, error)
 }
 
 // RegisterCatalogServiceHandler registers svc as the bookworm.catalog.v1.CatalogService
@@ -111,6 +219,11 @@ func RegisterCatalogServiceHandler(server *connect.Server, svc CatalogServiceHan
 		connect.Method{Spec: catalogServiceListBooksSpec(), Handler: adapter.listBooks},
 		connect.Method{Spec: catalogServiceGetBookSpec(), Handler: adapter.getBook},
 		connect.Method{Spec: catalogServiceBatchGetBooksSpec(), Handler: adapter.batchGetBooks},
+		connect.Method{Spec: catalogServiceSearchBooksSpec(), Handler: adapter.searchBooks},
+		connect.Method{Spec: catalogServiceSimilarBooksSpec(), Handler: adapter.similarBooks},
+		connect.Method{Spec: catalogServiceRecommendForMeSpec(), Handler: adapter.recommendForMe},
+		connect.Method{Spec: catalogServiceListCategoriesSpec(), Handler: adapter.listCategories},
+		connect.Method{Spec: catalogServiceListAuthorsSpec(), Handler: adapter.listAuthors},
 	)
 }
 
@@ -127,6 +240,26 @@ func (UnimplementedCatalogServiceHandler) GetBook(context.Context, *v1.GetBookRe
 
 func (UnimplementedCatalogServiceHandler) BatchGetBooks(context.Context, *v1.BatchGetBooksRequest) (*v1.BatchGetBooksResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogService.BatchGetBooks is not implemented")
+}
+
+func (UnimplementedCatalogServiceHandler) SearchBooks(context.Context, *v1.SearchBooksRequest) (*v1.SearchBooksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogService.SearchBooks is not implemented")
+}
+
+func (UnimplementedCatalogServiceHandler) SimilarBooks(context.Context, *v1.SimilarBooksRequest) (*v1.SimilarBooksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogService.SimilarBooks is not implemented")
+}
+
+func (UnimplementedCatalogServiceHandler) RecommendForMe(context.Context, *v1.RecommendForMeRequest) (*v1.RecommendForMeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogService.RecommendForMe is not implemented")
+}
+
+func (UnimplementedCatalogServiceHandler) ListCategories(context.Context, *v1.ListCategoriesRequest) (*v1.ListCategoriesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogService.ListCategories is not implemented")
+}
+
+func (UnimplementedCatalogServiceHandler) ListAuthors(context.Context, *v1.ListAuthorsRequest) (*v1.ListAuthorsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogService.ListAuthors is not implemented")
 }
 
 type catalogServiceClient struct {
@@ -152,6 +285,46 @@ func (c *catalogServiceClient) GetBook(ctx context.Context, req *v1.GetBookReque
 func (c *catalogServiceClient) BatchGetBooks(ctx context.Context, req *v1.BatchGetBooksRequest) (*v1.BatchGetBooksResponse, error) {
 	var res v1.BatchGetBooksResponse
 	if err := c.client.CallUnary(ctx, catalogServiceBatchGetBooksSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogServiceClient) SearchBooks(ctx context.Context, req *v1.SearchBooksRequest) (*v1.SearchBooksResponse, error) {
+	var res v1.SearchBooksResponse
+	if err := c.client.CallUnary(ctx, catalogServiceSearchBooksSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogServiceClient) SimilarBooks(ctx context.Context, req *v1.SimilarBooksRequest) (*v1.SimilarBooksResponse, error) {
+	var res v1.SimilarBooksResponse
+	if err := c.client.CallUnary(ctx, catalogServiceSimilarBooksSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogServiceClient) RecommendForMe(ctx context.Context, req *v1.RecommendForMeRequest) (*v1.RecommendForMeResponse, error) {
+	var res v1.RecommendForMeResponse
+	if err := c.client.CallUnary(ctx, catalogServiceRecommendForMeSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogServiceClient) ListCategories(ctx context.Context, req *v1.ListCategoriesRequest) (*v1.ListCategoriesResponse, error) {
+	var res v1.ListCategoriesResponse
+	if err := c.client.CallUnary(ctx, catalogServiceListCategoriesSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogServiceClient) ListAuthors(ctx context.Context, req *v1.ListAuthorsRequest) (*v1.ListAuthorsResponse, error) {
+	var res v1.ListAuthorsResponse
+	if err := c.client.CallUnary(ctx, catalogServiceListAuthorsSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -189,6 +362,413 @@ func (h catalogServiceHandler) batchGetBooks(ctx context.Context, _ connect.Spec
 		return err
 	}
 	res, err := h.svc.BatchGetBooks(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogServiceHandler) searchBooks(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SearchBooksRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.SearchBooks(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogServiceHandler) similarBooks(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SimilarBooksRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.SimilarBooks(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogServiceHandler) recommendForMe(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RecommendForMeRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RecommendForMe(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogServiceHandler) listCategories(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListCategoriesRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListCategories(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogServiceHandler) listAuthors(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListAuthorsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListAuthors(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+var (
+	catalogAdminServiceCreateBookSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogAdminService").Methods().ByName("CreateBook"),
+			Procedure:        CatalogAdminServiceCreateBookProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	catalogAdminServiceUpdateBookSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogAdminService").Methods().ByName("UpdateBook"),
+			Procedure:        CatalogAdminServiceUpdateBookProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	catalogAdminServiceArchiveBookSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogAdminService").Methods().ByName("ArchiveBook"),
+			Procedure:        CatalogAdminServiceArchiveBookProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	catalogAdminServiceRebuildSearchIndexSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogAdminService").Methods().ByName("RebuildSearchIndex"),
+			Procedure:        CatalogAdminServiceRebuildSearchIndexProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	catalogAdminServiceGetSearchIndexSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("CatalogAdminService").Methods().ByName("GetSearchIndex"),
+			Procedure:        CatalogAdminServiceGetSearchIndexProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+)
+
+// CatalogAdminServiceClient is a client for the bookworm.catalog.v1.CatalogAdminService service.
+type CatalogAdminServiceClient interface {
+	// CreateBook adds a book to the catalogue, with its first copies. It needs an Idempotency-Key header.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, ISBN_TAKEN, CURRENCY_MISMATCH.
+	CreateBook(context.Context, *v1.CreateBookRequest) (*v1.CreateBookResponse, error)
+	// UpdateBook changes the fields of a book that update_mask names. With an etag (in the message or as
+	// If-Match) it changes only that version.
+	// Errors: BOOK_NOT_FOUND, STALE_VERSION, ISBN_TAKEN, CURRENCY_MISMATCH.
+	UpdateBook(context.Context, *v1.UpdateBookRequest) (*v1.UpdateBookResponse, error)
+	// ArchiveBook takes a book off sale, for good: it leaves lists and search, and stays readable by its
+	// id. Idempotent. Errors: BOOK_NOT_FOUND, STALE_VERSION.
+	ArchiveBook(context.Context, *v1.ArchiveBookRequest) (*v1.ArchiveBookResponse, error)
+	// RebuildSearchIndex begins to build the search index anew beside the one in use and switches over
+	// when it is whole; it answers at once. While a rebuild runs it answers that one.
+	RebuildSearchIndex(context.Context, *v1.RebuildSearchIndexRequest) (*v1.RebuildSearchIndexResponse, error)
+	// GetSearchIndex says which index is in use and how far a rebuild is.
+	GetSearchIndex(context.Context, *v1.GetSearchIndexRequest) (*v1.GetSearchIndexResponse, error)
+}
+
+// NewCatalogAdminServiceClient constructs a client for the bookworm.catalog.v1.CatalogAdminService
+// service. Multiple service clients may share a single connect.Client.
+func NewCatalogAdminServiceClient(client *connect.Client) CatalogAdminServiceClient {
+	return &catalogAdminServiceClient{client: client}
+}
+
+// CatalogAdminServiceHandler is an implementation of the bookworm.catalog.v1.CatalogAdminService
+// service.
+type CatalogAdminServiceHandler interface {
+	// CreateBook adds a book to the catalogue, with its first copies. It needs an Idempotency-Key header.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, ISBN_TAKEN, CURRENCY_MISMATCH.
+	CreateBook(context.Context, *v1.CreateBookRequest) (*v1.CreateBookResponse, error)
+	// UpdateBook changes the fields of a book that update_mask names. With an etag (in the message or as
+	// If-Match) it changes only that version.
+	// Errors: BOOK_NOT_FOUND, STALE_VERSION, ISBN_TAKEN, CURRENCY_MISMATCH.
+	UpdateBook(context.Context, *v1.UpdateBookRequest) (*v1.UpdateBookResponse, error)
+	// ArchiveBook takes a book off sale, for good: it leaves lists and search, and stays readable by its
+	// id. Idempotent. Errors: BOOK_NOT_FOUND, STALE_VERSION.
+	ArchiveBook(context.Context, *v1.ArchiveBookRequest) (*v1.ArchiveBookResponse, error)
+	// RebuildSearchIndex begins to build the search index anew beside the one in use and switches over
+	// when it is whole; it answers at once. While a rebuild runs it answers that one.
+	RebuildSearchIndex(context.Context, *v1.RebuildSearchIndexRequest) (*v1.RebuildSearchIndexResponse, error)
+	// GetSearchIndex says which index is in use and how far a rebuild is.
+	GetSearchIndex(context.Context, *v1.GetSearchIndexRequest) (*v1.GetSearchIndexResponse, error)
+}
+
+// RegisterCatalogAdminServiceHandler registers svc as the bookworm.catalog.v1.CatalogAdminService
+// implementation on server.
+func RegisterCatalogAdminServiceHandler(server *connect.Server, svc CatalogAdminServiceHandler) {
+	adapter := catalogAdminServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: catalogAdminServiceCreateBookSpec(), Handler: adapter.createBook},
+		connect.Method{Spec: catalogAdminServiceUpdateBookSpec(), Handler: adapter.updateBook},
+		connect.Method{Spec: catalogAdminServiceArchiveBookSpec(), Handler: adapter.archiveBook},
+		connect.Method{Spec: catalogAdminServiceRebuildSearchIndexSpec(), Handler: adapter.rebuildSearchIndex},
+		connect.Method{Spec: catalogAdminServiceGetSearchIndexSpec(), Handler: adapter.getSearchIndex},
+	)
+}
+
+// UnimplementedCatalogAdminServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedCatalogAdminServiceHandler struct{}
+
+func (UnimplementedCatalogAdminServiceHandler) CreateBook(context.Context, *v1.CreateBookRequest) (*v1.CreateBookResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogAdminService.CreateBook is not implemented")
+}
+
+func (UnimplementedCatalogAdminServiceHandler) UpdateBook(context.Context, *v1.UpdateBookRequest) (*v1.UpdateBookResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogAdminService.UpdateBook is not implemented")
+}
+
+func (UnimplementedCatalogAdminServiceHandler) ArchiveBook(context.Context, *v1.ArchiveBookRequest) (*v1.ArchiveBookResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogAdminService.ArchiveBook is not implemented")
+}
+
+func (UnimplementedCatalogAdminServiceHandler) RebuildSearchIndex(context.Context, *v1.RebuildSearchIndexRequest) (*v1.RebuildSearchIndexResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogAdminService.RebuildSearchIndex is not implemented")
+}
+
+func (UnimplementedCatalogAdminServiceHandler) GetSearchIndex(context.Context, *v1.GetSearchIndexRequest) (*v1.GetSearchIndexResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.CatalogAdminService.GetSearchIndex is not implemented")
+}
+
+type catalogAdminServiceClient struct {
+	client *connect.Client
+}
+
+func (c *catalogAdminServiceClient) CreateBook(ctx context.Context, req *v1.CreateBookRequest) (*v1.CreateBookResponse, error) {
+	var res v1.CreateBookResponse
+	if err := c.client.CallUnary(ctx, catalogAdminServiceCreateBookSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogAdminServiceClient) UpdateBook(ctx context.Context, req *v1.UpdateBookRequest) (*v1.UpdateBookResponse, error) {
+	var res v1.UpdateBookResponse
+	if err := c.client.CallUnary(ctx, catalogAdminServiceUpdateBookSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogAdminServiceClient) ArchiveBook(ctx context.Context, req *v1.ArchiveBookRequest) (*v1.ArchiveBookResponse, error) {
+	var res v1.ArchiveBookResponse
+	if err := c.client.CallUnary(ctx, catalogAdminServiceArchiveBookSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogAdminServiceClient) RebuildSearchIndex(ctx context.Context, req *v1.RebuildSearchIndexRequest) (*v1.RebuildSearchIndexResponse, error) {
+	var res v1.RebuildSearchIndexResponse
+	if err := c.client.CallUnary(ctx, catalogAdminServiceRebuildSearchIndexSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *catalogAdminServiceClient) GetSearchIndex(ctx context.Context, req *v1.GetSearchIndexRequest) (*v1.GetSearchIndexResponse, error) {
+	var res v1.GetSearchIndexResponse
+	if err := c.client.CallUnary(ctx, catalogAdminServiceGetSearchIndexSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type catalogAdminServiceHandler struct{ svc CatalogAdminServiceHandler }
+
+func (h catalogAdminServiceHandler) createBook(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.CreateBookRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.CreateBook(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogAdminServiceHandler) updateBook(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.UpdateBookRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.UpdateBook(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogAdminServiceHandler) archiveBook(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ArchiveBookRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ArchiveBook(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogAdminServiceHandler) rebuildSearchIndex(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RebuildSearchIndexRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RebuildSearchIndex(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h catalogAdminServiceHandler) getSearchIndex(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetSearchIndexRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.GetSearchIndex(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+var (
+	bookRatingServiceSetBookRatingSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("BookRatingService").Methods().ByName("SetBookRating"),
+			Procedure:        BookRatingServiceSetBookRatingProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	bookRatingServiceListBookRatingsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_catalog_v1_catalog_proto.Services().ByName("BookRatingService").Methods().ByName("ListBookRatings"),
+			Procedure:        BookRatingServiceListBookRatingsProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+)
+
+// BookRatingServiceClient is a client for the bookworm.catalog.v1.BookRatingService service.
+type BookRatingServiceClient interface {
+	// SetBookRating stores how a book is rated. Ratings carry a version that grows with each change of
+	// a book's reviews: one that is not newer than what is stored has no effect, so every change counts
+	// exactly once, in whatever order and however often it arrives.
+	// Errors: BOOK_NOT_FOUND.
+	SetBookRating(context.Context, *v1.SetBookRatingRequest) (*v1.SetBookRatingResponse, error)
+	// ListBookRatings returns the ratings as the catalogue has them, by book id, a page at a time, so
+	// that they can be compared with the reviews.
+	ListBookRatings(context.Context, *v1.ListBookRatingsRequest) (*v1.ListBookRatingsResponse, error)
+}
+
+// NewBookRatingServiceClient constructs a client for the bookworm.catalog.v1.BookRatingService
+// service. Multiple service clients may share a single connect.Client.
+func NewBookRatingServiceClient(client *connect.Client) BookRatingServiceClient {
+	return &bookRatingServiceClient{client: client}
+}
+
+// BookRatingServiceHandler is an implementation of the bookworm.catalog.v1.BookRatingService
+// service.
+type BookRatingServiceHandler interface {
+	// SetBookRating stores how a book is rated. Ratings carry a version that grows with each change of
+	// a book's reviews: one that is not newer than what is stored has no effect, so every change counts
+	// exactly once, in whatever order and however often it arrives.
+	// Errors: BOOK_NOT_FOUND.
+	SetBookRating(context.Context, *v1.SetBookRatingRequest) (*v1.SetBookRatingResponse, error)
+	// ListBookRatings returns the ratings as the catalogue has them, by book id, a page at a time, so
+	// that they can be compared with the reviews.
+	ListBookRatings(context.Context, *v1.ListBookRatingsRequest) (*v1.ListBookRatingsResponse, error)
+}
+
+// RegisterBookRatingServiceHandler registers svc as the bookworm.catalog.v1.BookRatingService
+// implementation on server.
+func RegisterBookRatingServiceHandler(server *connect.Server, svc BookRatingServiceHandler) {
+	adapter := bookRatingServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: bookRatingServiceSetBookRatingSpec(), Handler: adapter.setBookRating},
+		connect.Method{Spec: bookRatingServiceListBookRatingsSpec(), Handler: adapter.listBookRatings},
+	)
+}
+
+// UnimplementedBookRatingServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedBookRatingServiceHandler struct{}
+
+func (UnimplementedBookRatingServiceHandler) SetBookRating(context.Context, *v1.SetBookRatingRequest) (*v1.SetBookRatingResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.BookRatingService.SetBookRating is not implemented")
+}
+
+func (UnimplementedBookRatingServiceHandler) ListBookRatings(context.Context, *v1.ListBookRatingsRequest) (*v1.ListBookRatingsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.catalog.v1.BookRatingService.ListBookRatings is not implemented")
+}
+
+type bookRatingServiceClient struct {
+	client *connect.Client
+}
+
+func (c *bookRatingServiceClient) SetBookRating(ctx context.Context, req *v1.SetBookRatingRequest) (*v1.SetBookRatingResponse, error) {
+	var res v1.SetBookRatingResponse
+	if err := c.client.CallUnary(ctx, bookRatingServiceSetBookRatingSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *bookRatingServiceClient) ListBookRatings(ctx context.Context, req *v1.ListBookRatingsRequest) (*v1.ListBookRatingsResponse, error) {
+	var res v1.ListBookRatingsResponse
+	if err := c.client.CallUnary(ctx, bookRatingServiceListBookRatingsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type bookRatingServiceHandler struct{ svc BookRatingServiceHandler }
+
+func (h bookRatingServiceHandler) setBookRating(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SetBookRatingRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.SetBookRating(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h bookRatingServiceHandler) listBookRatings(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListBookRatingsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListBookRatings(ctx, &req)
 	if err != nil {
 		return err
 	}

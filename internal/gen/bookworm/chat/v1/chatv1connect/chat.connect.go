@@ -2,8 +2,7 @@
 //
 // Source: bookworm/chat/v1/chat.proto
 
-// Package bookworm.chat.v1 is the contract of the bookseller you can talk to. It is a draft: no server
-// registers it yet.
+// Package bookworm.chat.v1 is the contract of the bookseller you can talk to.
 package chatv1connect
 
 import (
@@ -28,6 +27,26 @@ const (
 const (
 	// ChatServiceSendMessageProcedure is the procedure name of the ChatService's SendMessage RPC.
 	ChatServiceSendMessageProcedure = "/bookworm.chat.v1.ChatService/SendMessage"
+	// ChatServiceResumeTurnProcedure is the procedure name of the ChatService's ResumeTurn RPC.
+	ChatServiceResumeTurnProcedure = "/bookworm.chat.v1.ChatService/ResumeTurn"
+	// ChatServiceCancelTurnProcedure is the procedure name of the ChatService's CancelTurn RPC.
+	ChatServiceCancelTurnProcedure = "/bookworm.chat.v1.ChatService/CancelTurn"
+	// ChatServiceConfirmActionProcedure is the procedure name of the ChatService's ConfirmAction RPC.
+	ChatServiceConfirmActionProcedure = "/bookworm.chat.v1.ChatService/ConfirmAction"
+	// ChatServiceListConversationsProcedure is the procedure name of the ChatService's
+	// ListConversations RPC.
+	ChatServiceListConversationsProcedure = "/bookworm.chat.v1.ChatService/ListConversations"
+	// ChatServiceListMessagesProcedure is the procedure name of the ChatService's ListMessages RPC.
+	ChatServiceListMessagesProcedure = "/bookworm.chat.v1.ChatService/ListMessages"
+	// ChatServiceRenameConversationProcedure is the procedure name of the ChatService's
+	// RenameConversation RPC.
+	ChatServiceRenameConversationProcedure = "/bookworm.chat.v1.ChatService/RenameConversation"
+	// ChatServiceDeleteConversationProcedure is the procedure name of the ChatService's
+	// DeleteConversation RPC.
+	ChatServiceDeleteConversationProcedure = "/bookworm.chat.v1.ChatService/DeleteConversation"
+	// ChatServiceExportConversationProcedure is the procedure name of the ChatService's
+	// ExportConversation RPC.
+	ChatServiceExportConversationProcedure = "/bookworm.chat.v1.ChatService/ExportConversation"
 )
 
 var (
@@ -38,12 +57,106 @@ var (
 			Procedure:  ChatServiceSendMessageProcedure,
 		}
 	})
+	chatServiceResumeTurnSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeServer,
+			Schema:     v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("ResumeTurn"),
+			Procedure:  ChatServiceResumeTurnProcedure,
+		}
+	})
+	chatServiceCancelTurnSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("CancelTurn"),
+			Procedure:        ChatServiceCancelTurnProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	chatServiceConfirmActionSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("ConfirmAction"),
+			Procedure:        ChatServiceConfirmActionProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	chatServiceListConversationsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("ListConversations"),
+			Procedure:        ChatServiceListConversationsProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	chatServiceListMessagesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("ListMessages"),
+			Procedure:        ChatServiceListMessagesProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	chatServiceRenameConversationSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("RenameConversation"),
+			Procedure:        ChatServiceRenameConversationProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	chatServiceDeleteConversationSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("DeleteConversation"),
+			Procedure:        ChatServiceDeleteConversationProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	chatServiceExportConversationSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("ExportConversation"),
+			Procedure:        ChatServiceExportConversationProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 )
 
 // ChatServiceClient is a client for the bookworm.chat.v1.ChatService service.
 type ChatServiceClient interface {
-	// SendMessage adds the caller's message to a conversation and streams the answer.
+	// SendMessage adds the caller's message to a conversation, or begins one, and streams the answer: a
+	// turn. The stream ends with a done event. When the client goes away the model stops after a moment,
+	// in which ResumeTurn can take the stream up again. It needs an Idempotency-Key header: the same key
+	// with the same request streams the same turn again, and with another one is an error.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, CONVERSATION_NOT_FOUND, TURN_IN_PROGRESS,
+	// CHAT_BUDGET_SPENT.
 	SendMessage(context.Context, *v1.SendMessageRequest) (ChatServiceSendMessageClientStream, error)
+	// ResumeTurn streams the events of a turn after the one with the given number: those that have been,
+	// and those that come.
+	// Errors: TURN_NOT_FOUND.
+	ResumeTurn(context.Context, *v1.ResumeTurnRequest) (ChatServiceResumeTurnClientStream, error)
+	// CancelTurn stops a turn. What was said so far stays. No error when it has ended.
+	// Errors: TURN_NOT_FOUND.
+	CancelTurn(context.Context, *v1.CancelTurnRequest) (*v1.CancelTurnResponse, error)
+	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
+	// and only within ten minutes.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	ConfirmAction(context.Context, *v1.ConfirmActionRequest) (*v1.ConfirmActionResponse, error)
+	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListConversations(context.Context, *v1.ListConversationsRequest) (*v1.ListConversationsResponse, error)
+	// ListMessages lists what was said in a conversation, the oldest first, a page at a time.
+	// Errors: CONVERSATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+	ListMessages(context.Context, *v1.ListMessagesRequest) (*v1.ListMessagesResponse, error)
+	// RenameConversation gives a conversation a title.
+	// Errors: CONVERSATION_NOT_FOUND.
+	RenameConversation(context.Context, *v1.RenameConversationRequest) (*v1.RenameConversationResponse, error)
+	// DeleteConversation removes a conversation and all that was said in it, for good. No error when
+	// there is none.
+	DeleteConversation(context.Context, *v1.DeleteConversationRequest) (*v1.DeleteConversationResponse, error)
+	// ExportConversation returns a conversation whole, as Markdown to keep.
+	// Errors: CONVERSATION_NOT_FOUND.
+	ExportConversation(context.Context, *v1.ExportConversationRequest) (*v1.ExportConversationResponse, error)
 }
 
 // NewChatServiceClient constructs a client for the bookworm.chat.v1.ChatService service. Multiple
@@ -72,10 +185,61 @@ func (s ChatServiceSendMessageClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// ChatServiceResumeTurnClientStream is the client stream for the ChatService's ResumeTurn RPC.
+type ChatServiceResumeTurnClientStream struct {
+	stream connect.ClientStream
+}
+
+// Receive returns the next response message from the server.
+func (s ChatServiceResumeTurnClientStream) Receive() (*v1.ResumeTurnResponse, error) {
+	var res v1.ResumeTurnResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s ChatServiceResumeTurnClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // ChatServiceHandler is an implementation of the bookworm.chat.v1.ChatService service.
 type ChatServiceHandler interface {
-	// SendMessage adds the caller's message to a conversation and streams the answer.
+	// SendMessage adds the caller's message to a conversation, or begins one, and streams the answer: a
+	// turn. The stream ends with a done event. When the client goes away the model stops after a moment,
+	// in which ResumeTurn can take the stream up again. It needs an Idempotency-Key header: the same key
+	// with the same request streams the same turn again, and with another one is an error.
+	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, CONVERSATION_NOT_FOUND, TURN_IN_PROGRESS,
+	// CHAT_BUDGET_SPENT.
 	SendMessage(context.Context, *v1.SendMessageRequest, ChatServiceSendMessageServerStream) error
+	// ResumeTurn streams the events of a turn after the one with the given number: those that have been,
+	// and those that come.
+	// Errors: TURN_NOT_FOUND.
+	ResumeTurn(context.Context, *v1.ResumeTurnRequest, ChatServiceResumeTurnServerStream) error
+	// CancelTurn stops a turn. What was said so far stays. No error when it has ended.
+	// Errors: TURN_NOT_FOUND.
+	CancelTurn(context.Context, *v1.CancelTurnRequest) (*v1.CancelTurnResponse, error)
+	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
+	// and only within ten minutes.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	ConfirmAction(context.Context, *v1.ConfirmActionRequest) (*v1.ConfirmActionResponse, error)
+	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListConversations(context.Context, *v1.ListConversationsRequest) (*v1.ListConversationsResponse, error)
+	// ListMessages lists what was said in a conversation, the oldest first, a page at a time.
+	// Errors: CONVERSATION_NOT_FOUND, PAGE_TOKEN_INVALID.
+	ListMessages(context.Context, *v1.ListMessagesRequest) (*v1.ListMessagesResponse, error)
+	// RenameConversation gives a conversation a title.
+	// Errors: CONVERSATION_NOT_FOUND.
+	RenameConversation(context.Context, *v1.RenameConversationRequest) (*v1.RenameConversationResponse, error)
+	// DeleteConversation removes a conversation and all that was said in it, for good. No error when
+	// there is none.
+	DeleteConversation(context.Context, *v1.DeleteConversationRequest) (*v1.DeleteConversationResponse, error)
+	// ExportConversation returns a conversation whole, as Markdown to keep.
+	// Errors: CONVERSATION_NOT_FOUND.
+	ExportConversation(context.Context, *v1.ExportConversationRequest) (*v1.ExportConversationResponse, error)
 }
 
 // RegisterChatServiceHandler registers svc as the bookworm.chat.v1.ChatService implementation on
@@ -84,6 +248,14 @@ func RegisterChatServiceHandler(server *connect.Server, svc ChatServiceHandler) 
 	adapter := chatServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: chatServiceSendMessageSpec(), Handler: adapter.sendMessage},
+		connect.Method{Spec: chatServiceResumeTurnSpec(), Handler: adapter.resumeTurn},
+		connect.Method{Spec: chatServiceCancelTurnSpec(), Handler: adapter.cancelTurn},
+		connect.Method{Spec: chatServiceConfirmActionSpec(), Handler: adapter.confirmAction},
+		connect.Method{Spec: chatServiceListConversationsSpec(), Handler: adapter.listConversations},
+		connect.Method{Spec: chatServiceListMessagesSpec(), Handler: adapter.listMessages},
+		connect.Method{Spec: chatServiceRenameConversationSpec(), Handler: adapter.renameConversation},
+		connect.Method{Spec: chatServiceDeleteConversationSpec(), Handler: adapter.deleteConversation},
+		connect.Method{Spec: chatServiceExportConversationSpec(), Handler: adapter.exportConversation},
 	)
 }
 
@@ -102,11 +274,58 @@ func (s ChatServiceSendMessageServerStream) Send(res *v1.SendMessageResponse) er
 	return s.stream.Send(res)
 }
 
+// ChatServiceResumeTurnServerStream is the server stream for the ChatService's ResumeTurn RPC.
+type ChatServiceResumeTurnServerStream struct {
+	stream connect.ServerStream
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s ChatServiceResumeTurnServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s ChatServiceResumeTurnServerStream) Send(res *v1.ResumeTurnResponse) error {
+	return s.stream.Send(res)
+}
+
 // UnimplementedChatServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedChatServiceHandler struct{}
 
 func (UnimplementedChatServiceHandler) SendMessage(context.Context, *v1.SendMessageRequest, ChatServiceSendMessageServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.SendMessage is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) ResumeTurn(context.Context, *v1.ResumeTurnRequest, ChatServiceResumeTurnServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.ResumeTurn is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) CancelTurn(context.Context, *v1.CancelTurnRequest) (*v1.CancelTurnResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.CancelTurn is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) ConfirmAction(context.Context, *v1.ConfirmActionRequest) (*v1.ConfirmActionResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.ConfirmAction is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) ListConversations(context.Context, *v1.ListConversationsRequest) (*v1.ListConversationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.ListConversations is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) ListMessages(context.Context, *v1.ListMessagesRequest) (*v1.ListMessagesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.ListMessages is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) RenameConversation(context.Context, *v1.RenameConversationRequest) (*v1.RenameConversationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.RenameConversation is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) DeleteConversation(context.Context, *v1.DeleteConversationRequest) (*v1.DeleteConversationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.DeleteConversation is not implemented")
+}
+
+func (UnimplementedChatServiceHandler) ExportConversation(context.Context, *v1.ExportConversationRequest) (*v1.ExportConversationResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.chat.v1.ChatService.ExportConversation is not implemented")
 }
 
 type chatServiceClient struct {
@@ -121,6 +340,70 @@ func (c *chatServiceClient) SendMessage(ctx context.Context, req *v1.SendMessage
 	return ChatServiceSendMessageClientStream{stream: stream}, nil
 }
 
+func (c *chatServiceClient) ResumeTurn(ctx context.Context, req *v1.ResumeTurnRequest) (ChatServiceResumeTurnClientStream, error) {
+	stream, err := c.client.CallServerStream(ctx, chatServiceResumeTurnSpec(), req)
+	if err != nil {
+		return ChatServiceResumeTurnClientStream{}, err
+	}
+	return ChatServiceResumeTurnClientStream{stream: stream}, nil
+}
+
+func (c *chatServiceClient) CancelTurn(ctx context.Context, req *v1.CancelTurnRequest) (*v1.CancelTurnResponse, error) {
+	var res v1.CancelTurnResponse
+	if err := c.client.CallUnary(ctx, chatServiceCancelTurnSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *chatServiceClient) ConfirmAction(ctx context.Context, req *v1.ConfirmActionRequest) (*v1.ConfirmActionResponse, error) {
+	var res v1.ConfirmActionResponse
+	if err := c.client.CallUnary(ctx, chatServiceConfirmActionSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *chatServiceClient) ListConversations(ctx context.Context, req *v1.ListConversationsRequest) (*v1.ListConversationsResponse, error) {
+	var res v1.ListConversationsResponse
+	if err := c.client.CallUnary(ctx, chatServiceListConversationsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *chatServiceClient) ListMessages(ctx context.Context, req *v1.ListMessagesRequest) (*v1.ListMessagesResponse, error) {
+	var res v1.ListMessagesResponse
+	if err := c.client.CallUnary(ctx, chatServiceListMessagesSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *chatServiceClient) RenameConversation(ctx context.Context, req *v1.RenameConversationRequest) (*v1.RenameConversationResponse, error) {
+	var res v1.RenameConversationResponse
+	if err := c.client.CallUnary(ctx, chatServiceRenameConversationSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *chatServiceClient) DeleteConversation(ctx context.Context, req *v1.DeleteConversationRequest) (*v1.DeleteConversationResponse, error) {
+	var res v1.DeleteConversationResponse
+	if err := c.client.CallUnary(ctx, chatServiceDeleteConversationSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *chatServiceClient) ExportConversation(ctx context.Context, req *v1.ExportConversationRequest) (*v1.ExportConversationResponse, error) {
+	var res v1.ExportConversationResponse
+	if err := c.client.CallUnary(ctx, chatServiceExportConversationSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 type chatServiceHandler struct{ svc ChatServiceHandler }
 
 func (h chatServiceHandler) sendMessage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -129,4 +412,96 @@ func (h chatServiceHandler) sendMessage(ctx context.Context, _ connect.Spec, str
 		return err
 	}
 	return h.svc.SendMessage(ctx, &req, ChatServiceSendMessageServerStream{stream: stream})
+}
+
+func (h chatServiceHandler) resumeTurn(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ResumeTurnRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	return h.svc.ResumeTurn(ctx, &req, ChatServiceResumeTurnServerStream{stream: stream})
+}
+
+func (h chatServiceHandler) cancelTurn(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.CancelTurnRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.CancelTurn(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h chatServiceHandler) confirmAction(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ConfirmActionRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ConfirmAction(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h chatServiceHandler) listConversations(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListConversationsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListConversations(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h chatServiceHandler) listMessages(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListMessagesRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListMessages(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h chatServiceHandler) renameConversation(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RenameConversationRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RenameConversation(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h chatServiceHandler) deleteConversation(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DeleteConversationRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.DeleteConversation(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h chatServiceHandler) exportConversation(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ExportConversationRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ExportConversation(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }

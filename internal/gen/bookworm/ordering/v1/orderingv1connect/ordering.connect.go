@@ -15,6 +15,8 @@ import (
 const (
 	// OrderServiceName is the fully-qualified name of the OrderService service.
 	OrderServiceName = "bookworm.ordering.v1.OrderService"
+	// PurchaseServiceName is the fully-qualified name of the PurchaseService service.
+	PurchaseServiceName = "bookworm.ordering.v1.PurchaseService"
 )
 
 // These constants are the procedure names of the RPCs defined in this package. They're exposed at
@@ -35,6 +37,9 @@ const (
 	OrderServiceListOrdersProcedure = "/bookworm.ordering.v1.OrderService/ListOrders"
 	// OrderServiceCancelOrderProcedure is the procedure name of the OrderService's CancelOrder RPC.
 	OrderServiceCancelOrderProcedure = "/bookworm.ordering.v1.OrderService/CancelOrder"
+	// PurchaseServiceListPurchasesProcedure is the procedure name of the PurchaseService's
+	// ListPurchases RPC.
+	PurchaseServiceListPurchasesProcedure = "/bookworm.ordering.v1.PurchaseService/ListPurchases"
 )
 
 var (
@@ -269,6 +274,79 @@ func (h orderServiceHandler) cancelOrder(ctx context.Context, _ connect.Spec, st
 		return err
 	}
 	res, err := h.svc.CancelOrder(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+var (
+	purchaseServiceListPurchasesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_ordering_v1_ordering_proto.Services().ByName("PurchaseService").Methods().ByName("ListPurchases"),
+			Procedure:        PurchaseServiceListPurchasesProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+)
+
+// PurchaseServiceClient is a client for the bookworm.ordering.v1.PurchaseService service.
+type PurchaseServiceClient interface {
+	// ListPurchases returns the books of a shopper's orders that are confirmed or shipped, each once,
+	// the latest first. Orders that were cancelled, or never paid, do not count.
+	ListPurchases(context.Context, *v1.ListPurchasesRequest) (*v1.ListPurchasesResponse, error)
+}
+
+// NewPurchaseServiceClient constructs a client for the bookworm.ordering.v1.PurchaseService
+// service. Multiple service clients may share a single connect.Client.
+func NewPurchaseServiceClient(client *connect.Client) PurchaseServiceClient {
+	return &purchaseServiceClient{client: client}
+}
+
+// PurchaseServiceHandler is an implementation of the bookworm.ordering.v1.PurchaseService service.
+type PurchaseServiceHandler interface {
+	// ListPurchases returns the books of a shopper's orders that are confirmed or shipped, each once,
+	// the latest first. Orders that were cancelled, or never paid, do not count.
+	ListPurchases(context.Context, *v1.ListPurchasesRequest) (*v1.ListPurchasesResponse, error)
+}
+
+// RegisterPurchaseServiceHandler registers svc as the bookworm.ordering.v1.PurchaseService
+// implementation on server.
+func RegisterPurchaseServiceHandler(server *connect.Server, svc PurchaseServiceHandler) {
+	adapter := purchaseServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: purchaseServiceListPurchasesSpec(), Handler: adapter.listPurchases},
+	)
+}
+
+// UnimplementedPurchaseServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedPurchaseServiceHandler struct{}
+
+func (UnimplementedPurchaseServiceHandler) ListPurchases(context.Context, *v1.ListPurchasesRequest) (*v1.ListPurchasesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.ordering.v1.PurchaseService.ListPurchases is not implemented")
+}
+
+type purchaseServiceClient struct {
+	client *connect.Client
+}
+
+func (c *purchaseServiceClient) ListPurchases(ctx context.Context, req *v1.ListPurchasesRequest) (*v1.ListPurchasesResponse, error) {
+	var res v1.ListPurchasesResponse
+	if err := c.client.CallUnary(ctx, purchaseServiceListPurchasesSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type purchaseServiceHandler struct{ svc PurchaseServiceHandler }
+
+func (h purchaseServiceHandler) listPurchases(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListPurchasesRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListPurchases(ctx, &req)
 	if err != nil {
 		return err
 	}

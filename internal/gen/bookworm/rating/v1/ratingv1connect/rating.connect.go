@@ -2,7 +2,7 @@
 //
 // Source: bookworm/rating/v1/rating.proto
 
-// Package bookworm.rating.v1 is the contract of reviews. It is a draft: no server registers it yet.
+// Package bookworm.rating.v1 is the contract of reviews.
 package ratingv1connect
 
 import (
@@ -15,6 +15,10 @@ import (
 const (
 	// RatingServiceName is the fully-qualified name of the RatingService service.
 	RatingServiceName = "bookworm.rating.v1.RatingService"
+	// ModerationServiceName is the fully-qualified name of the ModerationService service.
+	ModerationServiceName = "bookworm.rating.v1.ModerationService"
+	// ReviewerServiceName is the fully-qualified name of the ReviewerService service.
+	ReviewerServiceName = "bookworm.rating.v1.ReviewerService"
 )
 
 // These constants are the procedure names of the RPCs defined in this package. They're exposed at
@@ -27,8 +31,30 @@ const (
 const (
 	// RatingServiceListReviewsProcedure is the procedure name of the RatingService's ListReviews RPC.
 	RatingServiceListReviewsProcedure = "/bookworm.rating.v1.RatingService/ListReviews"
+	// RatingServiceGetRatingSummaryProcedure is the procedure name of the RatingService's
+	// GetRatingSummary RPC.
+	RatingServiceGetRatingSummaryProcedure = "/bookworm.rating.v1.RatingService/GetRatingSummary"
+	// RatingServiceGetMyReviewProcedure is the procedure name of the RatingService's GetMyReview RPC.
+	RatingServiceGetMyReviewProcedure = "/bookworm.rating.v1.RatingService/GetMyReview"
 	// RatingServiceSubmitReviewProcedure is the procedure name of the RatingService's SubmitReview RPC.
 	RatingServiceSubmitReviewProcedure = "/bookworm.rating.v1.RatingService/SubmitReview"
+	// RatingServiceDeleteReviewProcedure is the procedure name of the RatingService's DeleteReview RPC.
+	RatingServiceDeleteReviewProcedure = "/bookworm.rating.v1.RatingService/DeleteReview"
+	// RatingServiceVoteReviewProcedure is the procedure name of the RatingService's VoteReview RPC.
+	RatingServiceVoteReviewProcedure = "/bookworm.rating.v1.RatingService/VoteReview"
+	// RatingServiceReportReviewProcedure is the procedure name of the RatingService's ReportReview RPC.
+	RatingServiceReportReviewProcedure = "/bookworm.rating.v1.RatingService/ReportReview"
+	// ModerationServiceListModerationQueueProcedure is the procedure name of the ModerationService's
+	// ListModerationQueue RPC.
+	ModerationServiceListModerationQueueProcedure = "/bookworm.rating.v1.ModerationService/ListModerationQueue"
+	// ModerationServiceDecideReviewProcedure is the procedure name of the ModerationService's
+	// DecideReview RPC.
+	ModerationServiceDecideReviewProcedure = "/bookworm.rating.v1.ModerationService/DecideReview"
+	// ModerationServiceRebuildRatingsProcedure is the procedure name of the ModerationService's
+	// RebuildRatings RPC.
+	ModerationServiceRebuildRatingsProcedure = "/bookworm.rating.v1.ModerationService/RebuildRatings"
+	// ReviewerServiceListStarsProcedure is the procedure name of the ReviewerService's ListStars RPC.
+	ReviewerServiceListStarsProcedure = "/bookworm.rating.v1.ReviewerService/ListStars"
 )
 
 var (
@@ -40,6 +66,22 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	ratingServiceGetRatingSummarySpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("RatingService").Methods().ByName("GetRatingSummary"),
+			Procedure:        RatingServiceGetRatingSummaryProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	ratingServiceGetMyReviewSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("RatingService").Methods().ByName("GetMyReview"),
+			Procedure:        RatingServiceGetMyReviewProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 	ratingServiceSubmitReviewSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
@@ -47,14 +89,59 @@ var (
 			Procedure:  RatingServiceSubmitReviewProcedure,
 		}
 	})
+	ratingServiceDeleteReviewSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("RatingService").Methods().ByName("DeleteReview"),
+			Procedure:        RatingServiceDeleteReviewProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	ratingServiceVoteReviewSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("RatingService").Methods().ByName("VoteReview"),
+			Procedure:        RatingServiceVoteReviewProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	ratingServiceReportReviewSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("RatingService").Methods().ByName("ReportReview"),
+			Procedure:        RatingServiceReportReviewProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
 )
 
 // RatingServiceClient is a client for the bookworm.rating.v1.RatingService service.
 type RatingServiceClient interface {
-	// ListReviews lists the published reviews of a book, newest first.
+	// ListReviews lists the published reviews of a book, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
 	ListReviews(context.Context, *v1.ListReviewsRequest) (*v1.ListReviewsResponse, error)
-	// SubmitReview writes or replaces the caller's review of a book.
+	// GetRatingSummary returns what the published reviews of a book say together. A book without
+	// reviews, or that does not exist, has an empty one.
+	GetRatingSummary(context.Context, *v1.GetRatingSummaryRequest) (*v1.GetRatingSummaryResponse, error)
+	// GetMyReview returns the caller's review of a book, published or not, with what moderation said.
+	// Errors: REVIEW_NOT_FOUND.
+	GetMyReview(context.Context, *v1.GetMyReviewRequest) (*v1.GetMyReviewResponse, error)
+	// SubmitReview writes or replaces the caller's one review of a book they bought. It answers when the
+	// review is stored; it is shown once moderation has passed it. The same review again has no effect.
+	// With an etag (in the message or as If-Match) it replaces only that version.
+	// Errors: PURCHASE_REQUIRED, BOOK_NOT_FOUND, STALE_VERSION.
 	SubmitReview(context.Context, *v1.SubmitReviewRequest) (*v1.SubmitReviewResponse, error)
+	// DeleteReview takes the caller's review of a book away, with its votes and reports. No error when
+	// there is none.
+	// Errors: STALE_VERSION.
+	DeleteReview(context.Context, *v1.DeleteReviewRequest) (*v1.DeleteReviewResponse, error)
+	// VoteReview says that somebody else's review is helpful, or takes that back. One vote each.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	VoteReview(context.Context, *v1.VoteReviewRequest) (*v1.VoteReviewResponse, error)
+	// ReportReview tells the shop that somebody else's review should not stand. One report each; enough
+	// of them hide the review until an operator has looked.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	ReportReview(context.Context, *v1.ReportReviewRequest) (*v1.ReportReviewResponse, error)
 }
 
 // NewRatingServiceClient constructs a client for the bookworm.rating.v1.RatingService service.
@@ -65,10 +152,31 @@ func NewRatingServiceClient(client *connect.Client) RatingServiceClient {
 
 // RatingServiceHandler is an implementation of the bookworm.rating.v1.RatingService service.
 type RatingServiceHandler interface {
-	// ListReviews lists the published reviews of a book, newest first.
+	// ListReviews lists the published reviews of a book, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
 	ListReviews(context.Context, *v1.ListReviewsRequest) (*v1.ListReviewsResponse, error)
-	// SubmitReview writes or replaces the caller's review of a book.
+	// GetRatingSummary returns what the published reviews of a book say together. A book without
+	// reviews, or that does not exist, has an empty one.
+	GetRatingSummary(context.Context, *v1.GetRatingSummaryRequest) (*v1.GetRatingSummaryResponse, error)
+	// GetMyReview returns the caller's review of a book, published or not, with what moderation said.
+	// Errors: REVIEW_NOT_FOUND.
+	GetMyReview(context.Context, *v1.GetMyReviewRequest) (*v1.GetMyReviewResponse, error)
+	// SubmitReview writes or replaces the caller's one review of a book they bought. It answers when the
+	// review is stored; it is shown once moderation has passed it. The same review again has no effect.
+	// With an etag (in the message or as If-Match) it replaces only that version.
+	// Errors: PURCHASE_REQUIRED, BOOK_NOT_FOUND, STALE_VERSION.
 	SubmitReview(context.Context, *v1.SubmitReviewRequest) (*v1.SubmitReviewResponse, error)
+	// DeleteReview takes the caller's review of a book away, with its votes and reports. No error when
+	// there is none.
+	// Errors: STALE_VERSION.
+	DeleteReview(context.Context, *v1.DeleteReviewRequest) (*v1.DeleteReviewResponse, error)
+	// VoteReview says that somebody else's review is helpful, or takes that back. One vote each.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	VoteReview(context.Context, *v1.VoteReviewRequest) (*v1.VoteReviewResponse, error)
+	// ReportReview tells the shop that somebody else's review should not stand. One report each; enough
+	// of them hide the review until an operator has looked.
+	// Errors: REVIEW_NOT_FOUND, OWN_REVIEW.
+	ReportReview(context.Context, *v1.ReportReviewRequest) (*v1.ReportReviewResponse, error)
 }
 
 // RegisterRatingServiceHandler registers svc as the bookworm.rating.v1.RatingService implementation
@@ -77,7 +185,12 @@ func RegisterRatingServiceHandler(server *connect.Server, svc RatingServiceHandl
 	adapter := ratingServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: ratingServiceListReviewsSpec(), Handler: adapter.listReviews},
+		connect.Method{Spec: ratingServiceGetRatingSummarySpec(), Handler: adapter.getRatingSummary},
+		connect.Method{Spec: ratingServiceGetMyReviewSpec(), Handler: adapter.getMyReview},
 		connect.Method{Spec: ratingServiceSubmitReviewSpec(), Handler: adapter.submitReview},
+		connect.Method{Spec: ratingServiceDeleteReviewSpec(), Handler: adapter.deleteReview},
+		connect.Method{Spec: ratingServiceVoteReviewSpec(), Handler: adapter.voteReview},
+		connect.Method{Spec: ratingServiceReportReviewSpec(), Handler: adapter.reportReview},
 	)
 }
 
@@ -88,8 +201,28 @@ func (UnimplementedRatingServiceHandler) ListReviews(context.Context, *v1.ListRe
 	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.ListReviews is not implemented")
 }
 
+func (UnimplementedRatingServiceHandler) GetRatingSummary(context.Context, *v1.GetRatingSummaryRequest) (*v1.GetRatingSummaryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.GetRatingSummary is not implemented")
+}
+
+func (UnimplementedRatingServiceHandler) GetMyReview(context.Context, *v1.GetMyReviewRequest) (*v1.GetMyReviewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.GetMyReview is not implemented")
+}
+
 func (UnimplementedRatingServiceHandler) SubmitReview(context.Context, *v1.SubmitReviewRequest) (*v1.SubmitReviewResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.SubmitReview is not implemented")
+}
+
+func (UnimplementedRatingServiceHandler) DeleteReview(context.Context, *v1.DeleteReviewRequest) (*v1.DeleteReviewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.DeleteReview is not implemented")
+}
+
+func (UnimplementedRatingServiceHandler) VoteReview(context.Context, *v1.VoteReviewRequest) (*v1.VoteReviewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.VoteReview is not implemented")
+}
+
+func (UnimplementedRatingServiceHandler) ReportReview(context.Context, *v1.ReportReviewRequest) (*v1.ReportReviewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.RatingService.ReportReview is not implemented")
 }
 
 type ratingServiceClient struct {
@@ -104,9 +237,49 @@ func (c *ratingServiceClient) ListReviews(ctx context.Context, req *v1.ListRevie
 	return &res, nil
 }
 
+func (c *ratingServiceClient) GetRatingSummary(ctx context.Context, req *v1.GetRatingSummaryRequest) (*v1.GetRatingSummaryResponse, error) {
+	var res v1.GetRatingSummaryResponse
+	if err := c.client.CallUnary(ctx, ratingServiceGetRatingSummarySpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *ratingServiceClient) GetMyReview(ctx context.Context, req *v1.GetMyReviewRequest) (*v1.GetMyReviewResponse, error) {
+	var res v1.GetMyReviewResponse
+	if err := c.client.CallUnary(ctx, ratingServiceGetMyReviewSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 func (c *ratingServiceClient) SubmitReview(ctx context.Context, req *v1.SubmitReviewRequest) (*v1.SubmitReviewResponse, error) {
 	var res v1.SubmitReviewResponse
 	if err := c.client.CallUnary(ctx, ratingServiceSubmitReviewSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *ratingServiceClient) DeleteReview(ctx context.Context, req *v1.DeleteReviewRequest) (*v1.DeleteReviewResponse, error) {
+	var res v1.DeleteReviewResponse
+	if err := c.client.CallUnary(ctx, ratingServiceDeleteReviewSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *ratingServiceClient) VoteReview(ctx context.Context, req *v1.VoteReviewRequest) (*v1.VoteReviewResponse, error) {
+	var res v1.VoteReviewResponse
+	if err := c.client.CallUnary(ctx, ratingServiceVoteReviewSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *ratingServiceClient) ReportReview(ctx context.Context, req *v1.ReportReviewRequest) (*v1.ReportReviewResponse, error) {
+	var res v1.ReportReviewResponse
+	if err := c.client.CallUnary(ctx, ratingServiceReportReviewSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -126,12 +299,297 @@ func (h ratingServiceHandler) listReviews(ctx context.Context, _ connect.Spec, s
 	return stream.Send(res)
 }
 
+func (h ratingServiceHandler) getRatingSummary(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetRatingSummaryRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.GetRatingSummary(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h ratingServiceHandler) getMyReview(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetMyReviewRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.GetMyReview(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
 func (h ratingServiceHandler) submitReview(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	var req v1.SubmitReviewRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
 	res, err := h.svc.SubmitReview(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h ratingServiceHandler) deleteReview(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DeleteReviewRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.DeleteReview(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h ratingServiceHandler) voteReview(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.VoteReviewRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.VoteReview(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h ratingServiceHandler) reportReview(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReportReviewRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ReportReview(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+var (
+	moderationServiceListModerationQueueSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("ModerationService").Methods().ByName("ListModerationQueue"),
+			Procedure:        ModerationServiceListModerationQueueProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	moderationServiceDecideReviewSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("ModerationService").Methods().ByName("DecideReview"),
+			Procedure:        ModerationServiceDecideReviewProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+	moderationServiceRebuildRatingsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("ModerationService").Methods().ByName("RebuildRatings"),
+			Procedure:        ModerationServiceRebuildRatingsProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
+)
+
+// ModerationServiceClient is a client for the bookworm.rating.v1.ModerationService service.
+type ModerationServiceClient interface {
+	// ListModerationQueue lists the reviews that wait for a decision, the oldest first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListModerationQueue(context.Context, *v1.ListModerationQueueRequest) (*v1.ListModerationQueueResponse, error)
+	// DecideReview publishes or rejects a review that waits. It answers when the decision has taken
+	// effect. The same decision again has no effect.
+	// Errors: REVIEW_NOT_FOUND, STALE_VERSION when the review has changed since.
+	DecideReview(context.Context, *v1.DecideReviewRequest) (*v1.DecideReviewResponse, error)
+	// RebuildRatings counts all reviews anew, compares that with what the catalogue shows, and mends what
+	// differs. It answers at once; while one runs it answers that one.
+	RebuildRatings(context.Context, *v1.RebuildRatingsRequest) (*v1.RebuildRatingsResponse, error)
+}
+
+// NewModerationServiceClient constructs a client for the bookworm.rating.v1.ModerationService
+// service. Multiple service clients may share a single connect.Client.
+func NewModerationServiceClient(client *connect.Client) ModerationServiceClient {
+	return &moderationServiceClient{client: client}
+}
+
+// ModerationServiceHandler is an implementation of the bookworm.rating.v1.ModerationService
+// service.
+type ModerationServiceHandler interface {
+	// ListModerationQueue lists the reviews that wait for a decision, the oldest first, a page at a time.
+	// Errors: PAGE_TOKEN_INVALID.
+	ListModerationQueue(context.Context, *v1.ListModerationQueueRequest) (*v1.ListModerationQueueResponse, error)
+	// DecideReview publishes or rejects a review that waits. It answers when the decision has taken
+	// effect. The same decision again has no effect.
+	// Errors: REVIEW_NOT_FOUND, STALE_VERSION when the review has changed since.
+	DecideReview(context.Context, *v1.DecideReviewRequest) (*v1.DecideReviewResponse, error)
+	// RebuildRatings counts all reviews anew, compares that with what the catalogue shows, and mends what
+	// differs. It answers at once; while one runs it answers that one.
+	RebuildRatings(context.Context, *v1.RebuildRatingsRequest) (*v1.RebuildRatingsResponse, error)
+}
+
+// RegisterModerationServiceHandler registers svc as the bookworm.rating.v1.ModerationService
+// implementation on server.
+func RegisterModerationServiceHandler(server *connect.Server, svc ModerationServiceHandler) {
+	adapter := moderationServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: moderationServiceListModerationQueueSpec(), Handler: adapter.listModerationQueue},
+		connect.Method{Spec: moderationServiceDecideReviewSpec(), Handler: adapter.decideReview},
+		connect.Method{Spec: moderationServiceRebuildRatingsSpec(), Handler: adapter.rebuildRatings},
+	)
+}
+
+// UnimplementedModerationServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedModerationServiceHandler struct{}
+
+func (UnimplementedModerationServiceHandler) ListModerationQueue(context.Context, *v1.ListModerationQueueRequest) (*v1.ListModerationQueueResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.ModerationService.ListModerationQueue is not implemented")
+}
+
+func (UnimplementedModerationServiceHandler) DecideReview(context.Context, *v1.DecideReviewRequest) (*v1.DecideReviewResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.ModerationService.DecideReview is not implemented")
+}
+
+func (UnimplementedModerationServiceHandler) RebuildRatings(context.Context, *v1.RebuildRatingsRequest) (*v1.RebuildRatingsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.ModerationService.RebuildRatings is not implemented")
+}
+
+type moderationServiceClient struct {
+	client *connect.Client
+}
+
+func (c *moderationServiceClient) ListModerationQueue(ctx context.Context, req *v1.ListModerationQueueRequest) (*v1.ListModerationQueueResponse, error) {
+	var res v1.ListModerationQueueResponse
+	if err := c.client.CallUnary(ctx, moderationServiceListModerationQueueSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *moderationServiceClient) DecideReview(ctx context.Context, req *v1.DecideReviewRequest) (*v1.DecideReviewResponse, error) {
+	var res v1.DecideReviewResponse
+	if err := c.client.CallUnary(ctx, moderationServiceDecideReviewSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *moderationServiceClient) RebuildRatings(ctx context.Context, req *v1.RebuildRatingsRequest) (*v1.RebuildRatingsResponse, error) {
+	var res v1.RebuildRatingsResponse
+	if err := c.client.CallUnary(ctx, moderationServiceRebuildRatingsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type moderationServiceHandler struct{ svc ModerationServiceHandler }
+
+func (h moderationServiceHandler) listModerationQueue(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListModerationQueueRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListModerationQueue(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h moderationServiceHandler) decideReview(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DecideReviewRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.DecideReview(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h moderationServiceHandler) rebuildRatings(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RebuildRatingsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RebuildRatings(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+var (
+	reviewerServiceListStarsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_bookworm_rating_v1_rating_proto.Services().ByName("ReviewerService").Methods().ByName("ListStars"),
+			Procedure:        ReviewerServiceListStarsProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+)
+
+// ReviewerServiceClient is a client for the bookworm.rating.v1.ReviewerService service.
+type ReviewerServiceClient interface {
+	// ListStars returns how a shopper rated books, the latest first; at most 1000.
+	ListStars(context.Context, *v1.ListStarsRequest) (*v1.ListStarsResponse, error)
+}
+
+// NewReviewerServiceClient constructs a client for the bookworm.rating.v1.ReviewerService service.
+// Multiple service clients may share a single connect.Client.
+func NewReviewerServiceClient(client *connect.Client) ReviewerServiceClient {
+	return &reviewerServiceClient{client: client}
+}
+
+// ReviewerServiceHandler is an implementation of the bookworm.rating.v1.ReviewerService service.
+type ReviewerServiceHandler interface {
+	// ListStars returns how a shopper rated books, the latest first; at most 1000.
+	ListStars(context.Context, *v1.ListStarsRequest) (*v1.ListStarsResponse, error)
+}
+
+// RegisterReviewerServiceHandler registers svc as the bookworm.rating.v1.ReviewerService
+// implementation on server.
+func RegisterReviewerServiceHandler(server *connect.Server, svc ReviewerServiceHandler) {
+	adapter := reviewerServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: reviewerServiceListStarsSpec(), Handler: adapter.listStars},
+	)
+}
+
+// UnimplementedReviewerServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedReviewerServiceHandler struct{}
+
+func (UnimplementedReviewerServiceHandler) ListStars(context.Context, *v1.ListStarsRequest) (*v1.ListStarsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "bookworm.rating.v1.ReviewerService.ListStars is not implemented")
+}
+
+type reviewerServiceClient struct {
+	client *connect.Client
+}
+
+func (c *reviewerServiceClient) ListStars(ctx context.Context, req *v1.ListStarsRequest) (*v1.ListStarsResponse, error) {
+	var res v1.ListStarsResponse
+	if err := c.client.CallUnary(ctx, reviewerServiceListStarsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type reviewerServiceHandler struct{ svc ReviewerServiceHandler }
+
+func (h reviewerServiceHandler) listStars(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListStarsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListStars(ctx, &req)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,7 @@
+package chat
+
+// Quoted and OutcomeStates are open to the tests.
+var (
+	Quoted        = quoted
+	OutcomeStates = outcomeStates
+)
