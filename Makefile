@@ -31,9 +31,21 @@ token: dev-binary ## Print an access token: make token USER=alice (or bob, ops)
 demo: dev-binary ## Buy two books through the public API of the running shop
 	@exec $(DEV) demo
 
+.PHONY: demo-chat
+demo-chat: dev-binary ## Talk with the bookseller of the running shop, and see the sources
+	@exec $(DEV) demo-chat
+
 .PHONY: bench
 bench: dev-binary ## Measure placing and confirming orders, and the writes they cost
 	@exec $(DEV) bench
+
+.PHONY: bench-chat
+bench-chat: dev-binary ## Measure the bookseller: first words, delivery, memory
+	@exec $(DEV) bench-chat
+
+.PHONY: eval
+eval: postgres dev-binary ## Evaluate search and answers, write docs/evaluation.md, and fail below the gates
+	@exec $(DEV) eval
 
 .PHONY: build
 build: ## Build the production binary, bin/bookworm

@@ -57,30 +57,39 @@ func count(ctx context.Context, query string) (int64, error) {
 }
 
 // record writes the histories of an order's processes where the replay tests read
-// them, when BOOKWORM_RECORD is "new", and there is none for the path yet, or
-// "all". A process that still runs is recorded as far as it got, once it rests.
+// them, see recordOne.
 func record(t *testing.T, path, orderID string) {
+	t.Helper()
+	recordOne(t, "checkout", path, checkout.WorkflowID(orderID))
+	recordOne(t, "payment", path, payment.WorkflowID(orderID))
+}
+
+// recordOne writes a history where the replay test of its process reads it, when
+// BOOKWORM_RECORD is "new", and there is none for the path yet, or "all". A process
+// that still runs is recorded as far as it got, once it rests.
+func recordOne(t *testing.T, process, path, workflowID string) {
 	t.Helper()
 	mode := os.Getenv("BOOKWORM_RECORD")
 	if mode != "new" && mode != "all" {
 		return
 	}
-	for process, id := range map[string]string{"checkout": checkout.WorkflowID(orderID), "payment": payment.WorkflowID(orderID)} {
-		file := filepath.Join("../../workflows", process, "testdata", path+".json")
-		if _, err := os.Stat(file); err == nil && mode == "new" {
-			continue
-		}
-		history := settled(t, id)
-		if len(history.GetEvents()) == 0 {
-			continue
-		}
-		content, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, append(content, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	file := filepath.Join("../../workflows", process, "testdata", path+".json")
+	if _, err := os.Stat(file); err == nil && mode == "new" {
+		return
+	}
+	history := settled(t, workflowID)
+	if len(history.GetEvents()) == 0 {
+		return
+	}
+	content, err := temporalproto.CustomJSONMarshalOptions{Indent: " "}.Marshal(history)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(file), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(file, append(content, '\n'), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -241,14 +241,18 @@ var bookNumber struct {
 	next int
 }
 
+func newISBN() string {
+	bookNumber.Lock()
+	defer bookNumber.Unlock()
+	bookNumber.next++
+	digits := fmt.Sprintf("979%09d", bookNumber.next)
+	return digits + checkDigit(digits)
+}
+
 // book puts a new book on sale and returns its id.
 func book(t *testing.T, priceMinor int64, copies int) string {
 	t.Helper()
-	bookNumber.Lock()
-	bookNumber.next++
-	digits := fmt.Sprintf("979%09d", bookNumber.next)
-	bookNumber.Unlock()
-	isbn := digits + checkDigit(digits)
+	isbn := newISBN()
 	_, err := stock.Seed(t.Context(), []seed.Book{{
 		ISBN13: isbn, Title: "Test Book " + isbn, Authors: []string{"Tess Ter"}, Year: 2026, Language: "en", Pages: 100,
 		Categories: []string{"fiction"}, Publisher: "BookWorm", Description: "A book that exists for one test.",

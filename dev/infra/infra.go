@@ -1,7 +1,7 @@
-// Package infra runs the heavy parts of the embedded stack, each the real thing:
-// PostgreSQL, Redis where it is installed, and Temporal with its Web UI. It is
-// apart from the shop so that tests can run the shop with the race detector
-// against servers built without it.
+// Package infra runs the parts of the embedded stack that keep data: PostgreSQL,
+// Redis where it is installed and Temporal with its Web UI, each the real thing,
+// and the stand-in for Qdrant. It is apart from the shop so that tests can run the
+// shop with the race detector against servers built without it.
 package infra
 
 import (
@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/dev/folder"
+	"bookworm/dev/qdrant"
 	"bookworm/dev/redis"
 	"bookworm/dev/temporal"
 	"bookworm/internal/postgres/cluster"
@@ -28,6 +29,7 @@ type Infra struct {
 	RedisKind string // "redis 7.0.15" or "miniredis"
 
 	postgres *cluster.Cluster
+	qdrant   *qdrant.Server
 	redis    *redis.Server
 	temporal *temporal.Server
 }
@@ -38,6 +40,7 @@ func Start(ctx context.Context, f *folder.Folder, logger *slog.Logger) (*Infra, 
 	ports := make(map[string]int)
 	for part, preferred := range map[string]int{
 		"postgres": 5433, "redis": 6380, "temporal": 7233, "temporal-http": 7243, "temporal-ui": 8233, "temporal-metrics": 7253,
+		"qdrant": 6334,
 	} {
 		var err error
 		if ports[part], err = f.Port(ctx, part, preferred); err != nil {
@@ -50,6 +53,10 @@ func Start(ctx context.Context, f *folder.Folder, logger *slog.Logger) (*Infra, 
 	group.Go(func() (err error) {
 		i.postgres, err = cluster.Start(ctx, cluster.Options{DataDir: f.Sub("postgres"), Port: ports["postgres"]})
 		return wrap("start postgresql", err)
+	})
+	group.Go(func() (err error) {
+		i.qdrant, err = qdrant.Start(ctx, qdrant.Options{DataDir: f.Sub("qdrant"), Port: ports["qdrant"], Logger: logger})
+		return wrap("start qdrant", err)
 	})
 	group.Go(func() (err error) {
 		i.redis, err = redis.Start(ctx, redis.Options{DataDir: f.Sub("redis"), Port: ports["redis"], Logger: logger})
@@ -68,6 +75,7 @@ func Start(ctx context.Context, f *folder.Folder, logger *slog.Logger) (*Infra, 
 	i.RedisKind = i.redis.Kind()
 	i.Addresses = folder.Addresses{
 		"BOOKWORM_DATABASE_URL":         i.postgres.URL(),
+		"BOOKWORM_QDRANT_ADDRESS":       i.qdrant.Address(),
 		"BOOKWORM_REDIS_URL":            "redis://" + i.redis.Address(),
 		"BOOKWORM_TEMPORAL_ADDRESS":     i.temporal.Address(),
 		"BOOKWORM_TEMPORAL_NAMESPACE":   Namespace,
@@ -82,6 +90,9 @@ func (i *Infra) Stop() error {
 	var errs []error
 	if i.temporal != nil {
 		i.temporal.Stop()
+	}
+	if i.qdrant != nil {
+		i.qdrant.Stop()
 	}
 	if i.redis != nil {
 		errs = append(errs, wrap("stop redis", i.redis.Stop()))

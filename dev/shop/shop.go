@@ -1,6 +1,6 @@
 // Package shop runs the whole shop in one process, with the production binary's
 // own constructors, on stand-ins for the systems of other people: the payment
-// provider, the mail relay and the identity provider.
+// provider, the mail relay, the identity provider and the model.
 package shop
 
 import (
@@ -21,6 +21,7 @@ import (
 	"bookworm/dev/folder"
 	"bookworm/dev/identity"
 	"bookworm/dev/inbox"
+	"bookworm/dev/llm"
 	"bookworm/dev/psp"
 	"bookworm/internal/loopback"
 	"bookworm/internal/telemetry"
@@ -29,12 +30,16 @@ import (
 // StripeKey is what the stand-in takes for a secret key.
 const StripeKey = "sk_test_bookworm"
 
+// ModelKey is what the stand-in takes for an API key.
+const ModelKey = "sk-bookworm"
+
 // Shop is a running shop. Its stand-ins are there for tests to steer.
 type Shop struct {
 	Addresses folder.Addresses
 	Payments  *psp.Server
 	Inbox     *inbox.Server
 	Identity  *identity.Server
+	Model     *llm.Server
 
 	parts []part
 	tel   *telemetry.Telemetry // its own; nil when it was handed one
@@ -72,6 +77,7 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 	ports := make(map[string]int)
 	for name, preferred := range map[string]int{
 		"gateway": 8080, "api": 8081, "worker": 8082, "identity": 8083, "psp": 8084, "inbox": 8025, "smtp": 1025, "metrics": 9464,
+		"llm": 8085,
 	} {
 		var err error
 		if ports[name], err = f.Port(ctx, name, preferred); err != nil {
@@ -86,12 +92,15 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 	maps.Copy(s.Addresses, folder.Addresses{
 		"BOOKWORM_GATEWAY_URL": address("gateway"), "BOOKWORM_ISSUER_URL": s.Identity.URL(), "BOOKWORM_INBOX_URL": s.Inbox.URL(),
 		"BOOKWORM_PSP_URL": s.Payments.URL(), "BOOKWORM_METRICS_URL": address("metrics") + "/metrics",
+		"BOOKWORM_MODEL_URL": s.Model.URL(),
 	})
 	settings := map[string]string{
 		"BOOKWORM_LOG_FORMAT": "text", "BOOKWORM_LOG_LEVEL": "warn",
 		"BOOKWORM_TOKEN_URL": s.Identity.URL() + "/protocol/openid-connect/token", "BOOKWORM_CLIENT_SECRET": f.Secrets.ServiceSecret,
 		"BOOKWORM_CATALOG_URL": address("api"), "BOOKWORM_BASKET_URL": address("api"), "BOOKWORM_ORDERING_URL": address("api"),
 		"BOOKWORM_FINANCE_URL": address("api"), "BOOKWORM_NOTIFICATION_URL": address("api"),
+		"BOOKWORM_RATING_URL": address("api"), "BOOKWORM_CHAT_URL": address("api"),
+		"BOOKWORM_OPENAI_BASE_URL": s.Model.URL(), "BOOKWORM_OPENAI_API_KEY": ModelKey,
 		"BOOKWORM_STRIPE_URL": s.Payments.URL(), "BOOKWORM_STRIPE_SECRET_KEY": StripeKey,
 		"BOOKWORM_STRIPE_WEBHOOK_SECRET": f.Secrets.WebhookSecret, "BOOKWORM_PAYMENT_RETURN_URL": address("gateway") + "/health/live",
 		"BOOKWORM_SMTP_URL": "smtp://" + s.Inbox.SMTPAddress(), "BOOKWORM_PERSONAL_DATA_KEY": f.Secrets.PersonalDataKey,
@@ -135,10 +144,10 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 	}{
 		{"metrics", func(ctx context.Context, l net.Listener) error { return app.Metrics(ctx, tel, l) }},
 		{"api", func(ctx context.Context, l net.Listener) error {
-			return app.API(ctx, config, tel, []string{"catalog", "basket", "ordering", "finance", "notification"}, l)
+			return app.API(ctx, config, tel, []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat"}, l)
 		}},
 		{"worker", func(ctx context.Context, l net.Listener) error {
-			return app.Worker(ctx, config, tel, []string{"ordering", "finance", "notification"}, l)
+			return app.Worker(ctx, config, tel, []string{"catalog", "ordering", "finance", "notification", "rating"}, l)
 		}},
 		{"gateway", func(ctx context.Context, l net.Listener) error { return app.Gateway(ctx, config, tel, nil, l) }},
 	} {
@@ -159,6 +168,9 @@ func (s *Shop) standIns(ctx context.Context, f *folder.Folder, ports map[string]
 	}
 	if s.Inbox, err = inbox.Start(ctx, inbox.Options{DataDir: f.Sub("inbox"), Port: ports["inbox"], SMTPPort: ports["smtp"], Logger: logger}); err != nil {
 		return fmt.Errorf("start the inbox: %w", err)
+	}
+	if s.Model, err = llm.Start(ctx, llm.Options{Port: ports["llm"], APIKey: ModelKey, Logger: logger}); err != nil {
+		return fmt.Errorf("start the model: %w", err)
 	}
 	if s.Payments, err = psp.Start(ctx, psp.Options{
 		DataDir: f.Sub("psp"), Port: ports["psp"], Logger: logger, SecretKey: StripeKey,
@@ -237,6 +249,9 @@ func (s *Shop) Stop() error {
 	s.parts = nil
 	if s.Payments != nil {
 		s.Payments.Stop()
+	}
+	if s.Model != nil {
+		s.Model.Stop()
 	}
 	if s.Inbox != nil {
 		s.Inbox.Stop()

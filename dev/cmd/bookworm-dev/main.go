@@ -2,10 +2,13 @@
 // with nothing else running.
 //
 //	bookworm-dev run           runs everything until Ctrl-C
-//	bookworm-dev infra         runs only PostgreSQL, Redis and Temporal, for tests
+//	bookworm-dev infra         runs only what keeps data (PostgreSQL, Redis, Temporal, Qdrant), for tests
 //	bookworm-dev token <user>  prints an access token of alice, bob or ops
 //	bookworm-dev demo          buys two books from the stack that runs
+//	bookworm-dev demo-chat     talks with the bookseller of the stack that runs
 //	bookworm-dev bench         measures stacks of its own
+//	bookworm-dev bench-chat    measures the bookseller on a stack of its own
+//	bookworm-dev eval          evaluates search and answers on parts of its own
 //
 // BOOKWORM_DATA names the data folder, .bookworm unless set.
 package main
@@ -25,6 +28,7 @@ import (
 
 	"bookworm/dev/bench"
 	"bookworm/dev/demo"
+	"bookworm/dev/eval"
 	"bookworm/dev/folder"
 	"bookworm/dev/infra"
 	"bookworm/dev/shop"
@@ -49,7 +53,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: bookworm-dev run | infra | token <user> | demo | bench")
+var errUsage = errors.New("usage: bookworm-dev run | infra | token <user> | demo | demo-chat | bench | bench-chat | eval")
 
 func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) error {
 	data := os.Getenv("BOOKWORM_DATA")
@@ -69,6 +73,16 @@ func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) 
 		return token(ctx, data, args[1], stdout)
 	case command == "demo" && len(args) == 1:
 		return withStack(data, func(a folder.Addresses) error { return demo.Run(ctx, a, stdout) })
+	case command == "demo-chat" && len(args) == 1:
+		return withStack(data, func(a folder.Addresses) error { return demo.Chat(ctx, a, stdout) })
+	case command == "bench-chat" && len(args) == 1:
+		return bench.Chat(ctx, stdout)
+	case command == "eval" && len(args) == 1:
+		endpoint, err := eval.EndpointFrom(os.Getenv)
+		if err != nil {
+			return err
+		}
+		return eval.Run(ctx, endpoint, "docs/evaluation.md", stdout)
 	case command == "bench" && len(args) == 1:
 		program, err := os.Executable()
 		if err != nil {
@@ -154,7 +168,10 @@ func table(w io.Writer, f *folder.Folder, a folder.Addresses, redis string, took
 		{"Temporal", a["BOOKWORM_TEMPORAL_ADDRESS"]},
 		{"PostgreSQL", "see " + f.Sub("env")},
 		{redis, a["BOOKWORM_REDIS_URL"]},
-		{"RabbitMQ, Qdrant, model", "not part of this stack yet"},
+		{"Qdrant (stands in, gRPC)", a["BOOKWORM_QDRANT_ADDRESS"]},
+		{"model (stands in for OpenAI)", a["BOOKWORM_MODEL_URL"]},
+		{"MCP, for other assistants", a["BOOKWORM_GATEWAY_URL"] + "/mcp"},
+		{"RabbitMQ", "not part of this stack yet"},
 		{"data", f.Path},
 	} {
 		fmt.Fprintf(t, "  %s\t%s\n", row[0], row[1])
@@ -162,7 +179,7 @@ func table(w io.Writer, f *folder.Folder, a folder.Addresses, redis string, took
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print addresses: %w", err)
 	}
-	_, err := fmt.Fprint(w, "\nTry `make demo` in another terminal. Ctrl-C stops; the data stays.\n")
+	_, err := fmt.Fprint(w, "\nTry `make demo` or `make demo-chat` in another terminal. Ctrl-C stops; the data stays.\n")
 	return err
 }
 
