@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -111,7 +112,11 @@ func (*reviewers) ListPurchases(_ context.Context, req *orderingv1.ListPurchases
 
 // model answers as the last word of the review says.
 func (r *reviewers) model(w http.ResponseWriter, req *http.Request) {
-	var request struct{ Messages []struct{ Content string } }
+	var request struct {
+		Messages []struct {
+			Content string `json:"content"`
+		} `json:"messages"`
+	}
 	if err := json.NewDecoder(req.Body).Decode(&request); err != nil {
 		http.Error(w, "{}", http.StatusBadRequest)
 		return
@@ -132,9 +137,7 @@ func (r *reviewers) model(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"choices": []any{map[string]any{
-		"message": map[string]any{"role": "assistant", "content": content}, "finish_reason": "stop",
-	}}})
+	fmt.Fprintf(w, `{"choices": [{"message": {"role": "assistant", "content": %s}, "finish_reason": "stop"}]}`, strconv.Quote(content))
 }
 
 func startReviewers(t *testing.T) *reviewers {
@@ -289,12 +292,14 @@ func (o *one) end(process, path, id string) {
 		o.t.Errorf("%s ended with %v", id, err)
 	}
 	history := fetch(o.t, o.client, run)
-	plain := history
+	var read strings.Builder
+	read.WriteString(history)
 	for _, data := range payload.FindAllStringSubmatch(history, -1) {
 		if decoded, err := base64.StdEncoding.DecodeString(data[1]); err == nil {
-			plain += string(decoded)
+			read.Write(decoded)
 		}
 	}
+	plain := read.String()
 	for _, word := range []string{"words", "Title", "secret"} {
 		if strings.Contains(plain, word) {
 			o.t.Errorf("A3: the history says %q", word)
@@ -337,7 +342,7 @@ func (r *reviewers) run(t *testing.T, a *activities.Activities, paths map[string
 	})
 }
 
-func TestReview(t *testing.T) {
+func TestReview(t *testing.T) { //nolint:tparallel // its paths run in parallel, below run
 	t.Parallel()
 	r := startReviewers(t)
 	r.run(t, r.base, map[string]func(*one){
@@ -422,7 +427,7 @@ func TestReview(t *testing.T) {
 	o.end("ratings", "rebuilt", ratings.WorkflowID)
 }
 
-func TestReviewWithModel(t *testing.T) {
+func TestReviewWithModel(t *testing.T) { //nolint:tparallel // as above
 	t.Parallel()
 	r := startReviewers(t)
 	model := httptest.NewServer(http.HandlerFunc(r.model))
