@@ -206,9 +206,10 @@ func (c *chat) crowd(ctx context.Context, out io.Writer) error {
 		name string
 		outcome
 	}{{"the bookseller", own}, {"the model itself", bare}} {
-		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t<= 100\t%.1f\t%d\t<= 200\t\n", row.name, ms(at(row.last, 0.5)), ms(at(row.last, 0.95)),
+		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t<= 100\t%.1f\t%d\t\t\n", row.name, ms(at(row.last, 0.5)), ms(at(row.last, 0.95)),
 			ms(at(row.last, 0.99)), ms(at(row.all, 0.99)), row.memory/1000)
 	}
+	fmt.Fprintf(t, "the shop's share\t\t\t\t\t\t%d\t<= 200\t\n", (own.memory-bare.memory)/1000)
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}

@@ -2,8 +2,11 @@ package catalogtest
 
 import (
 	"context"
+	"flag"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +15,8 @@ import (
 	"connectrpc.com/connect/v2"
 	"github.com/google/uuid"
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/temporalproto"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"golang.org/x/oauth2"
@@ -110,6 +115,36 @@ func (o *office) work(t *testing.T) {
 	}
 }
 
+var recording = flag.Bool("record", false, "write the histories to the replay tests' testdata")
+
+// record keeps the history of a process for the replay test of its workflow.
+func (o *office) record(t *testing.T, process, name, workflowID, runID string) {
+	t.Helper()
+	if !*recording {
+		return
+	}
+	var history historypb.History
+	events := o.temporal.GetWorkflowHistory(t.Context(), workflowID, runID, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for events.HasNext() {
+		event, err := events.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		history.Events = append(history.Events, event)
+	}
+	out, err := temporalproto.CustomJSONMarshalOptions{Indent: "  "}.Marshal(&history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join("..", "..", "workflows", process, "testdata")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, name+".json"), out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func newBook() *catalogv1.CreateBookRequest {
 	return &catalogv1.CreateBookRequest{
 		Isbn13: "9780000000002", Title: "The Zyzzyva Keeper", Authors: []string{"Ada Quill"}, Description: "A weevil is kept.",
@@ -158,6 +193,8 @@ func TestABookIsCreatedChangedAndArchived(t *testing.T) {
 	if book.GetAvailableQuantity() != 3 || book.GetEtag() != "v1" || book.GetArchived() || book.GetRating() != nil {
 		t.Errorf("created %v", book)
 	}
+	o.ended(t, book.GetId())
+	o.record(t, "catalogchange", "created", catalogchange.WorkflowID(uuid.MustParse(book.GetId())), "")
 	for name, leg := range legs {
 		if !o.finds(t, "zyzzyva", leg, book.GetId()) {
 			t.Errorf("%s does not find the new book when the call has answered", name)
@@ -173,6 +210,9 @@ func TestABookIsCreatedChangedAndArchived(t *testing.T) {
 	_, _, err = o.create(ctx, "k1", other)
 	refuse(t, err, fault.ReasonKeyReused)
 	_, _, err = o.create(ctx, "k2", newBook())
+	refused := catalog.BookID("ROLE_ADMIN", "k2").String()
+	o.ended(t, refused)
+	o.record(t, "catalogchange", "refused", catalogchange.WorkflowID(uuid.MustParse(refused)), "")
 	f := refuse(t, err, fault.ReasonISBNTaken)
 	if len(f.Fields) != 1 || f.Fields[0].Name != "isbn13" {
 		t.Errorf("names %v", f.Fields)
@@ -297,6 +337,7 @@ func TestManyChangesOfOneBook(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.ended(t, id.String())
+	o.record(t, "catalogchange", "many", catalogchange.WorkflowID(id), "")
 	if book, err := o.Get(t.Context(), id); err != nil || book.Version != 26 {
 		t.Errorf("version %d, %v", book.Version, err)
 	}
@@ -330,6 +371,7 @@ func TestQdrantDownDoesNotKeepAnAdministratorWaiting(t *testing.T) {
 		}
 	})
 	o.ended(t, book.GetId())
+	o.record(t, "catalogchange", "index-away", catalogchange.WorkflowID(uuid.MustParse(book.GetId())), "")
 	if !o.finds(t, "zyzzyva", catalog.Sparse, book.GetId()) {
 		t.Error("the index never got the book")
 	}
@@ -390,6 +432,7 @@ func TestRebuildSurvivesItsWorkers(t *testing.T) {
 	if err := run.Get(waiting, &progress); err != nil {
 		t.Fatal(err)
 	}
+	o.record(t, "reindex", "worker-killed", reindex.WorkflowID, "")
 	i := index()
 	if i.GetCollection() == before || i.GetCollection() != progress.Collection || i.GetRebuilding() || i.GetIndexedCount() != int64(len(books)) {
 		t.Errorf("in the end: %v, %+v", i, progress)
@@ -444,6 +487,7 @@ func TestCollectionLostDuringARebuild(t *testing.T) {
 	if err := o.temporal.GetWorkflow(t.Context(), reindex.WorkflowID, "").Get(t.Context(), &progress); err != nil {
 		t.Fatal(err)
 	}
+	o.record(t, "reindex", "collection-lost", reindex.WorkflowID, "")
 	state := o.state(t)
 	if state.Collection == before || state.Collection == doomed || state.Indexed != int64(len(books)) || state.Rebuilding {
 		t.Errorf("in the end: %+v", state)
@@ -465,7 +509,7 @@ func TestDriftCheckIsScheduledOnce(t *testing.T) {
 		t.Fatalf("%+v, %v", d.Schedule.Policy, err)
 	}
 	dune := bookID(t, books, "Dune")
-	check := func() {
+	check := func(name string) {
 		t.Helper()
 		before, err := schedule.Describe(t.Context())
 		if err != nil {
@@ -478,11 +522,17 @@ func TestDriftCheckIsScheduledOnce(t *testing.T) {
 			d, err := schedule.Describe(t.Context())
 			return err == nil && d.Info.NumActions > before.Info.NumActions && len(d.Info.RunningWorkflows) == 0
 		})
+		after, err := schedule.Describe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := after.Info.RecentActions[len(after.Info.RecentActions)-1].StartWorkflowResult
+		o.record(t, "reindex", name, run.WorkflowID, run.FirstExecutionRunID)
 	}
 	if err := o.vectors.Delete(t.Context(), catalog.Alias, []uuid.UUID{dune}); err != nil {
 		t.Fatal(err)
 	}
-	check()
+	check("check-mends")
 	points, err := o.vectors.Vectors(t.Context(), catalog.Alias, []uuid.UUID{dune})
 	if err != nil || len(points) != 1 {
 		t.Errorf("the check has not mended the index: %v", err)
@@ -492,7 +542,7 @@ func TestDriftCheckIsScheduledOnce(t *testing.T) {
 	if err := o.vectors.DropCollection(t.Context(), lost); err != nil {
 		t.Fatal(err)
 	}
-	check()
+	check("check-rebuilds")
 	await(t, "the index is built anew", func() bool {
 		state, err := o.indexer.State(t.Context())
 		return err == nil && state.Collection != lost && state.Indexed == int64(len(books))

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	model "bookworm/dev/llm"
 	"bookworm/internal/catalog"
 	"bookworm/internal/catalog/seed"
 	"bookworm/internal/money"
@@ -252,6 +253,53 @@ func TestOnlyTextIsEmbeddedAnew(t *testing.T) {
 		l.edit(t, catalog.Edit{BookID: id, Fields: []string{"subtitle"}, Details: catalog.Details{Subtitle: "Of sand"}})
 	}); n != 1 {
 		t.Errorf("a text embeds %d times", n)
+	}
+	// The text, and then something else before the index has it.
+	if n := asked(func() {
+		l.edit(t, catalog.Edit{BookID: id, Fields: []string{"subtitle"}, Details: catalog.Details{Subtitle: "Of spice"}})
+		l.exec(t, `UPDATE stock SET reserved = 0 WHERE book_id = $1`, id)
+	}); n != 1 {
+		t.Errorf("a text and stock embed %d times", n)
+	}
+}
+
+// TestOneWriterAtATime has a second writer while the first one waits for the model
+// with what the book was before: the older text must not arrive last.
+func TestOneWriterAtATime(t *testing.T) {
+	t.Parallel()
+	l, books := seeded(t)
+	id := bookID(t, books, "Dune")
+	describe := func(text string) {
+		l.edit(t, catalog.Edit{BookID: id, Fields: []string{"description"}, Details: catalog.Details{Description: text}})
+	}
+	if err := l.model.Inject(model.Fault{Operation: "embeddings", Kind: model.Slow, Delay: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	describe("Zyzzogeton.")
+	slow := make(chan error, 1)
+	asked := l.model.Counters().Requests
+	go func() { slow <- l.indexer.Index(t.Context(), id) }()
+	await(t, "the first writer waits for the model", func() bool { return l.model.Counters().Requests > asked })
+	describe("Quokka.")
+	if err := l.indexer.Index(t.Context(), id); !errors.Is(err, catalog.ErrBusy) {
+		t.Errorf("the second writer: %v", err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.indexer.KeepCurrent(ctx, time.Millisecond, func(context.Context) error { return nil })
+	}()
+	if err := <-slow; err != nil {
+		t.Fatal(err)
+	}
+	await(t, "nothing is pending", func() bool { return l.state(t).Pending == 0 })
+	stop()
+	<-done
+	for text, want := range map[string]bool{"quokka": true, "zyzzogeton": false} {
+		if hits, _ := l.search(t, catalog.Query{Text: text, Leg: catalog.Sparse}); has(hits, id) != want {
+			t.Errorf("%q finds the book: %t", text, !want)
+		}
 	}
 }
 

@@ -69,6 +69,19 @@ func TestFiltersHoldInEveryLeg(t *testing.T) {
 	sold := bookID(t, books, "Foundation")
 	l.exec(t, `UPDATE stock SET reserved = on_hand WHERE book_id = $1`, sold)
 	l.current(t)
+	matching := func(match func(catalog.Book) bool) int {
+		n := 0
+		for _, b := range books {
+			book, err := l.Get(t.Context(), catalog.SeedID(b.ISBN13))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if match(book) {
+				n++
+			}
+		}
+		return n
+	}
 	for name, test := range map[string]struct {
 		filter catalog.Filter
 		match  func(catalog.Book) bool
@@ -88,6 +101,11 @@ func TestFiltersHoldInEveryLeg(t *testing.T) {
 			})
 			if len(hits) == 0 {
 				t.Errorf("%s, %s: nothing", name, legName)
+			}
+			// Meaning ranks all books, so all that match are there: the index itself
+			// filters.
+			if n := matching(test.match); leg == catalog.Dense && len(hits) != min(n, 50) {
+				t.Errorf("%s, %s: %d of %d", name, legName, len(hits), n)
 			}
 			for _, hit := range hits {
 				if !test.match(hit.Book) {
@@ -323,22 +341,29 @@ func TestRecommendations(t *testing.T) {
 		t.Error("another edition of a book that is owned is recommended")
 	}
 	// What is disliked pushes its like away.
-	taste = catalog.Taste{Liked: []uuid.UUID{id("Dune")}, Owned: []uuid.UUID{id("Dune")}}
+	disliked := id("Foundation")
+	taste = catalog.Taste{Liked: []uuid.UUID{id("Dune")}, Owned: []uuid.UUID{id("Dune"), disliked}}
 	before := recommend(taste)
-	nearest := before[0].Book.ID
-	taste.Disliked = []uuid.UUID{nearest}
-	taste.Owned = append(taste.Owned, nearest)
+	taste.Disliked = []uuid.UUID{disliked}
 	after := recommend(taste)
-	if place(after, nearest) >= 0 {
-		t.Error("a disliked book is recommended")
+	if place(before, disliked) >= 0 || place(after, disliked) >= 0 {
+		t.Error("a book that is owned is recommended")
 	}
-	moved := 0
-	for i, r := range before[1:] {
-		if p := place(after, r.Book.ID); p < 0 || p > i {
-			moved++
+	its, _, err := l.searcher.Similar(t.Context(), disliked, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := 0
+	for _, b := range its {
+		was, is := place(before, b.ID), place(after, b.ID)
+		if was >= 0 && is >= 0 && after[is].Because != uuid.Nil && is < was {
+			t.Errorf("%q, which is like a disliked book, rises from %d to %d", b.Title, was, is)
+		}
+		if was >= 0 && (is < 0 || is > was) {
+			down++
 		}
 	}
-	if moved == 0 {
+	if down == 0 {
 		t.Error("a dislike changes nothing")
 	}
 	// Without a history, the best rated come first and are no one's like.

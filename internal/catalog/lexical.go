@@ -59,6 +59,7 @@ const lexicalSQL = `
 		SELECT b.id, '', ln(1 + books) * word_similarity($2, b.search_text) ^ 3
 		FROM shop, book b
 		WHERE b.search_text %> $2 AND EXISTS (SELECT FROM word)
+			AND word_similarity($2, b.search_text) >= 0.6 -- pg_trgm's own measure of alike
 	)
 	SELECT b.id
 	FROM (SELECT id, sum(score) AS score FROM found GROUP BY id) AS ranked JOIN ` + bookTables + ` ON b.id = ranked.id

@@ -41,9 +41,8 @@ var activity *activities.Activities
 // change is the state of one run.
 type change struct {
 	bookID  uuid.UUID
-	seen    int // updates that came
-	written int // of them, those with a row
-	indexed int // of those, how many the index has
+	written int // changes that have a row
+	indexed int // of them, how many the index has
 }
 
 // Workflow changes one book as often as it is asked to, and ends when nobody waits
@@ -53,10 +52,7 @@ func Workflow(ctx workflow.Context, bookID uuid.UUID) error {
 	if err := workflow.SetUpdateHandler(ctx, ChangeUpdate, c.change); err != nil {
 		return fmt.Errorf("take changes: %w", err)
 	}
-	// The change that starts the process comes with it.
-	if err := workflow.Await(ctx, func() bool { return c.seen > 0 }); err != nil {
-		return err
-	}
+	// The change that starts the process is handled before this is reached.
 	for {
 		if err := workflow.Await(ctx, func() bool { return c.written > c.indexed || workflow.AllHandlersFinished(ctx) }); err != nil {
 			return err
@@ -72,7 +68,6 @@ func Workflow(ctx workflow.Context, bookID uuid.UUID) error {
 
 // change writes the row and waits a moment for the index.
 func (c *change) change(ctx workflow.Context, change Change) (Answer, error) {
-	c.seen++
 	var answer Answer
 	if err := writing(ctx, change).Get(ctx, &answer.Replayed); err != nil {
 		return Answer{}, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/stretchr/testify/mock"
 	"go.temporal.io/sdk/testsuite"
 
 	activities "bookworm/activities/catalog"
@@ -168,5 +169,17 @@ func TestChangesMeetInOneProcess(t *testing.T) {
 	}
 	if len(r.world.written) != 4 || r.world.indexed != 4 {
 		t.Errorf("%d written, %d of them indexed", len(r.world.written), r.world.indexed)
+	}
+}
+
+// TestChangeWrittenWhileTheIndexGetsAnother may have been missed by that writing.
+func TestChangeWrittenWhileTheIndexGetsAnother(t *testing.T) {
+	t.Parallel()
+	r := setup(t)
+	r.OnActivity(activity.IndexBook, mock.Anything, bookID).Return(r.world.IndexBook).After(5 * time.Second)
+	first, second := r.change(0), r.change(2*time.Second)
+	r.finish(t)
+	if first.err != nil || second.err != nil || r.world.tries != 2 {
+		t.Errorf("%+v, %+v, indexed %d times", first, second, r.world.tries)
 	}
 }
