@@ -19,7 +19,10 @@ import (
 	"bookworm/dev/folder"
 	"bookworm/dev/psp"
 	"bookworm/dev/shopper"
+	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
+	chatv1 "bookworm/internal/gen/bookworm/chat/v1"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
+	ratingv1 "bookworm/internal/gen/bookworm/rating/v1"
 )
 
 // TestO4_KilledStackLosesNoOrder kills the whole stack, servers and all, after
@@ -101,6 +104,99 @@ func killOnce(t *testing.T, dir, name, operation string) {
 		return shopper.Mails(ctx, a["BOOKWORM_INBOX_URL"], "alice@bookworm.example", order.GetId())
 	}, func(m []shopper.Mail) bool { return len(m) == 1 }); err != nil {
 		t.Errorf("%s: e-mail: %v", name, err)
+	}
+}
+
+// TestKilledStackKeepsReviewsIndexAndConversations kills the whole stack while the
+// bookseller speaks. The next start has the index, the review and the conversation,
+// whose turn has ended and does not keep the next one waiting.
+func TestKilledStackKeepsReviewsIndexAndConversations(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "stack")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	stack, a, err := launch(ctx, "run", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := signIn(t, ctx, a)
+	indexed := func(alice *shopper.Shopper) *catalogv1.SearchBooksResponse {
+		t.Helper()
+		found, err := shopper.Await(ctx, func(ctx context.Context) (*catalogv1.SearchBooksResponse, error) {
+			return alice.Search(ctx, "Dune", nil)
+		},
+			func(r *catalogv1.SearchBooksResponse) bool {
+				return r.GetMode() == catalogv1.SearchMode_SEARCH_MODE_HYBRID
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	dune := indexed(alice).GetHits()[0].GetBook().GetId()
+	if _, err := alice.Put(ctx, dune, 1); err != nil {
+		t.Fatal(err)
+	}
+	order, _, err := alice.Place(ctx, uuid.NewString(), shopper.Request("pm_card_visa"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alice.AwaitOrder(ctx, order.GetId(), orderingv1.Order_CONFIRMED); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alice.Review(ctx, dune, 5, "Sand everywhere", "I could taste the spice, and that is meant as praise."); err != nil {
+		t.Fatal(err)
+	}
+	// The model speaks slowly, so the kill lands in the middle for certain.
+	models := &shopper.Shopper{Gateway: strings.TrimSuffix(a["BOOKWORM_MODEL_URL"], "/v1")}
+	fault := `{"operation":"chat","kind":"slow_tokens","count":-1,"delay_ms":500}`
+	if status, _, body, err := models.Raw(ctx, http.MethodPost, "/_dev/faults", strings.NewReader(fault)); err != nil || status >= 300 {
+		t.Fatalf("inject: %d %s %v", status, body, err)
+	}
+	turn, err := alice.Say(ctx, "", uuid.NewString(), "Good day to you")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for heard := false; !heard; {
+		event, err := turn.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard = event.GetDelta() != ""
+	}
+	id, conversation := turn.ID, turn.ConversationID
+	if err := syscall.Kill(-stack.cmd.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = stack.wait() // killed, as it should be
+	turn.Close()
+
+	stop, a, err := start(ctx, "run", dir)
+	if err != nil {
+		t.Fatalf("the stack does not start after a kill: %v", err)
+	}
+	defer stop()
+	alice = signIn(t, ctx, a)
+	if again := indexed(alice).GetHits()[0].GetBook(); again.GetId() != dune {
+		t.Errorf("the index finds %v", again)
+	}
+	if _, err := alice.AwaitReview(ctx, dune, ratingv1.Review_PUBLISHED); err != nil {
+		t.Error(err)
+	}
+	resumed, err := alice.Resume(ctx, id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := resumed.Each(func(string) {})
+	if err != nil || done.GetOutcome() != chatv1.Done_FAILED {
+		t.Errorf("the turn ended %v, %v", done, err)
+	}
+	next, err := alice.Say(ctx, conversation, uuid.NewString(), "Do you have Dune by Frank Herbert?")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, err := next.Each(func(string) {}); err != nil || done.GetOutcome() != chatv1.Done_ANSWERED {
+		t.Errorf("the next turn ended %v, %v", done, err)
 	}
 }
 

@@ -251,6 +251,10 @@ func encode(t *testing.T, v any) string {
 func TestCodeIsGuarded(t *testing.T) {
 	t.Parallel()
 	s := newShop(t, start(t, identity.Options{}))
+	// Copied before any of them is used: an exchange writes into its configuration.
+	elsewhere, another := s.oauth, s.oauth
+	elsewhere.RedirectURL += "/other"
+	another.ClientID = identity.ClientCLI
 	for name, exchange := range map[string]func(code, verifier string) error{
 		"no verifier": func(code, _ string) error { _, err := s.oauth.Exchange(t.Context(), code); return err },
 		"wrong verifier": func(code, _ string) error {
@@ -265,15 +269,11 @@ func TestCodeIsGuarded(t *testing.T) {
 			return err
 		},
 		"other redirect": func(code, verifier string) error {
-			other := s.oauth
-			other.RedirectURL += "/other"
-			_, err := other.Exchange(t.Context(), code, oauth2.VerifierOption(verifier))
+			_, err := elsewhere.Exchange(t.Context(), code, oauth2.VerifierOption(verifier))
 			return err
 		},
 		"other client": func(code, verifier string) error {
-			other := s.oauth
-			other.ClientID = identity.ClientCLI
-			_, err := other.Exchange(t.Context(), code, oauth2.VerifierOption(verifier))
+			_, err := another.Exchange(t.Context(), code, oauth2.VerifierOption(verifier))
 			return err
 		},
 	} {

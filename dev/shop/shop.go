@@ -105,6 +105,11 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 		"BOOKWORM_STRIPE_WEBHOOK_SECRET": f.Secrets.WebhookSecret, "BOOKWORM_PAYMENT_RETURN_URL": address("gateway") + "/health/live",
 		"BOOKWORM_SMTP_URL": "smtp://" + s.Inbox.SMTPAddress(), "BOOKWORM_PERSONAL_DATA_KEY": f.Secrets.PersonalDataKey,
 	}
+	// The stand-in's models have names of their own: an index made by its embedder is
+	// rebuilt when another endpoint takes its place.
+	if !slices.ContainsFunc(o.Environ, func(line string) bool { return strings.HasPrefix(line, "BOOKWORM_OPENAI_BASE_URL=") }) {
+		settings["BOOKWORM_CHAT_MODEL"], settings["BOOKWORM_EMBEDDING_MODEL"] = "bookworm-extraction", "bookworm-hashing"
+	}
 	maps.Copy(settings, s.Addresses)
 	for _, line := range o.Environ {
 		if name, value, ok := strings.Cut(line, "="); ok {
