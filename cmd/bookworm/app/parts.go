@@ -49,6 +49,7 @@ type parts struct {
 	pools        map[string]*pgxpool.Pool
 	temporalOnce func() (client.Client, error)
 	tokensOnce   func() oauth2.TokenSource
+	verifierOnce func() (*identity.Verifier, error)
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
 }
@@ -62,6 +63,7 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.stopLoops = stop
 	p.loops, p.loopsCtx = errgroup.WithContext(background)
 	p.temporalOnce = sync.OnceValues(p.dialTemporal)
+	p.verifierOnce = sync.OnceValues(p.makeVerifier)
 	p.modelOnce = sync.OnceValues(p.makeModel)
 	p.vectorsOnce = sync.OnceValues(p.openVectors)
 	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
@@ -215,7 +217,11 @@ func (p *parts) outbound(timeout time.Duration) *http.Client {
 	}
 }
 
-func (p *parts) verifier() (*identity.Verifier, error) {
+// verifier returns the process's one verifier of access tokens, which keeps the
+// provider's keys.
+func (p *parts) verifier() (*identity.Verifier, error) { return p.verifierOnce() }
+
+func (p *parts) makeVerifier() (*identity.Verifier, error) {
 	v, err := identity.NewVerifier(p.ctx, identity.VerifierConfig{
 		Issuer: p.config.IssuerURL, JWKSURL: p.config.JWKSURL, Audience: p.config.Audience,
 	})
