@@ -200,20 +200,24 @@ type NewBook struct {
 func (s *Store) Create(ctx context.Context, n NewBook) (replayed bool, err error) {
 	err = postgres.Transact(ctx, s.db, func(tx pgx.Tx) error {
 		d := n.Details
-		// Waits for another call with the same id.
+		// Waits for another call with the same id or ISBN. A conflict of the id alone
+		// would not do: PostgreSQL may find the ISBN's first, and that would be an error.
 		created, err := tx.Exec(ctx, `
 			INSERT INTO book (id, isbn13, title, subtitle, authors, description, publisher, publication_year,
 				language, page_count, categories, price_minor, currency, title_key, author_keys, search_text)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
-			ON CONFLICT (id) DO NOTHING`,
+			ON CONFLICT DO NOTHING`,
 			n.ID, d.ISBN13, d.Title, d.Subtitle, d.Authors, d.Description, d.Publisher, d.Year,
 			d.Language, d.Pages, d.Categories, d.Price.Minor, d.Price.Currency,
 			titleKey(d.Title), authorKeys(d.Authors), searchText(d.ISBN13, d.Title, d.Subtitle, d.Authors))
 		if err != nil {
-			return taken(err, d.ISBN13)
+			return err
 		}
-		if replayed = created.RowsAffected() == 0; replayed {
-			_, err := s.created(ctx, tx, n.ID, n.Fingerprint)
+		if created.RowsAffected() == 0 {
+			replayed, err = s.created(ctx, tx, n.ID, n.Fingerprint)
+			if err == nil && !replayed {
+				return isbnTaken(d.ISBN13)
+			}
 			return err
 		}
 		batch := &pgx.Batch{}
@@ -327,5 +331,9 @@ func taken(err error, isbn13 string) error {
 	if !ok || pg.Code != codeUniqueViolation || pg.ConstraintName != "book_isbn13_key" {
 		return err
 	}
+	return isbnTaken(isbn13)
+}
+
+func isbnTaken(isbn13 string) error {
 	return fault.New(fault.ReasonISBNTaken, "Another book has the ISBN %s.", isbn13).WithField("isbn13", "is another book's")
 }

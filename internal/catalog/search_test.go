@@ -1,14 +1,17 @@
 package catalog_test
 
 import (
+	"fmt"
 	"log/slog"
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/catalog"
 	"bookworm/internal/catalog/seed"
@@ -330,6 +333,34 @@ func TestEdits(t *testing.T) {
 	refuse(t, shop.Edit(t.Context(), catalog.Edit{
 		ID: uuid.New(), BookID: book, Fields: []string{"isbn13"}, Details: catalog.Details{ISBN13: "9780000000001"},
 	}), fault.ReasonISBNTaken)
+}
+
+// TestCreateAtOnce has the same request several times at once: none is told that the
+// ISBN is taken, which is its own.
+func TestCreateAtOnce(t *testing.T) {
+	t.Parallel()
+	shop := setup(t)
+	for round := range 50 {
+		book := catalog.NewBook{
+			ID: uuid.New(), Fingerprint: catalog.Fingerprint([]byte("a")),
+			Details: catalog.Details{ISBN13: fmt.Sprintf("9780000%06d", round), Title: "T", Authors: []string{"A"}, Categories: []string{"x"}, Language: "en"},
+		}
+		book.Details.Price.Currency = catalog.Currency
+		var group errgroup.Group
+		var first atomic.Int32
+		for range 6 {
+			group.Go(func() error {
+				replayed, err := shop.Create(t.Context(), book)
+				if !replayed {
+					first.Add(1)
+				}
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil || first.Load() != 1 {
+			t.Fatalf("round %d: %d were first, %v", round, first.Load(), err)
+		}
+	}
 }
 
 func TestCreateIsRememberedByItsKey(t *testing.T) {
