@@ -35,6 +35,7 @@ var statuses = map[fault.Kind]int{
 	fault.Precondition:    http.StatusConflict,
 	fault.TooLarge:        http.StatusRequestEntityTooLarge,
 	fault.Unavailable:     http.StatusServiceUnavailable,
+	fault.Limited:         http.StatusTooManyRequests,
 }
 
 // problem is an error in the form of RFC 9457.

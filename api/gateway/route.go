@@ -17,6 +17,7 @@ import (
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
 	chatv1 "bookworm/internal/gen/bookworm/chat/v1"
+	compliancev1 "bookworm/internal/gen/bookworm/compliance/v1"
 	financev1 "bookworm/internal/gen/bookworm/finance/v1"
 	notificationv1 "bookworm/internal/gen/bookworm/notification/v1"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
@@ -48,6 +49,10 @@ var contracts = map[string]contract{
 		[]register{ratingv1.RegisterRatingServiceHandler, ratingv1.RegisterModerationServiceHandler},
 	},
 	"chat": {chatv1.File_bookworm_chat_v1_chat_proto, []register{chatv1.RegisterChatServiceHandler}},
+	"compliance": {
+		compliancev1.File_bookworm_compliance_v1_compliance_proto,
+		[]register{compliancev1.RegisterPrivacyServiceHandler, compliancev1.RegisterAuditServiceHandler},
+	},
 }
 
 // methods returns the procedures of a contract that may be called from outside:

@@ -33,6 +33,8 @@ const (
 	TooLarge
 	// Unavailable is a part of the shop that cannot answer now; a retry may succeed.
 	Unavailable
+	// Limited is a caller who asks too often; a retry later succeeds.
+	Limited
 )
 
 // Reason is a stable upper-case word that clients branch on. It is public: a
@@ -78,6 +80,12 @@ const (
 	ReasonTurnInProgress       Reason = "TURN_IN_PROGRESS"
 	ReasonActionNotFound       Reason = "ACTION_NOT_FOUND"
 	ReasonBudgetSpent          Reason = "CHAT_BUDGET_SPENT"
+	ReasonRateLimited          Reason = "RATE_LIMITED"
+	ReasonOverloaded           Reason = "OVERLOADED"
+	ReasonRequestBlocked       Reason = "REQUEST_BLOCKED"
+	ReasonDataRequestNotFound  Reason = "DATA_REQUEST_NOT_FOUND"
+	ReasonExportNotReady       Reason = "EXPORT_NOT_READY"
+	ReasonShopperKeyNotFound   Reason = "SHOPPER_KEY_NOT_FOUND"
 )
 
 // Entry is what the reason table says of a reason.
@@ -125,6 +133,12 @@ var Reasons = map[Reason]Entry{
 	ReasonTurnInProgress:       {Precondition, "The conversation is still answering."},
 	ReasonActionNotFound:       {NotFound, "There is no such action, or it can no longer be confirmed."},
 	ReasonBudgetSpent:          {Precondition, "The day's words with the bookseller are used up."},
+	ReasonRateLimited:          {Limited, "You ask too often."},
+	ReasonOverloaded:           {Unavailable, "The shop has more to do than it can."},
+	ReasonRequestBlocked:       {Denied, "The request looks like an attack."},
+	ReasonDataRequestNotFound:  {NotFound, "There is no such request for data."},
+	ReasonExportNotReady:       {Precondition, "The export cannot be fetched now."},
+	ReasonShopperKeyNotFound:   {NotFound, "The key does not exist any more."},
 }
 
 // Field is one field of a request that is not valid.

@@ -156,6 +156,8 @@ var roles = map[string]accessv1.Role{
 	"customer": accessv1.Role_ROLE_CUSTOMER,
 	"admin":    accessv1.Role_ROLE_ADMIN,
 	"service":  accessv1.Role_ROLE_SERVICE,
+	"support":  accessv1.Role_ROLE_SUPPORT,
+	"reporter": accessv1.Role_ROLE_REPORTER,
 }
 
 // maxSubject is what the shop's tables and contracts hold, in bytes.

@@ -37,6 +37,7 @@ var codes = map[fault.Kind]connect.Code{
 	fault.Precondition:    connect.CodeFailedPrecondition,
 	fault.TooLarge:        connect.CodeResourceExhausted,
 	fault.Unavailable:     connect.CodeUnavailable,
+	fault.Limited:         connect.CodeResourceExhausted,
 }
 
 // reasons gives errors that come with a code alone, from the RPC library or from

@@ -30,6 +30,7 @@ import (
 	basketapi "bookworm/api/basket"
 	catalogapi "bookworm/api/catalog"
 	chatapi "bookworm/api/chat"
+	complianceapi "bookworm/api/compliance"
 	financeapi "bookworm/api/finance"
 	"bookworm/api/gateway"
 	notificationapi "bookworm/api/notification"
@@ -39,6 +40,7 @@ import (
 	"bookworm/internal/catalog"
 	"bookworm/internal/catalog/seed"
 	"bookworm/internal/chat"
+	"bookworm/internal/compliance"
 	"bookworm/internal/finance"
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
@@ -68,8 +70,8 @@ const sweepInterval = 15 * time.Second
 const indexInterval = time.Second
 
 const usage = `usage:
-  bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification rating chat
-  bookworm worker <context>...  run the workflows and activities of contexts: catalog ordering finance notification rating
+  bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification rating chat compliance
+  bookworm worker <context>...  run the workflows and activities of contexts: catalog ordering finance notification rating compliance
   bookworm gateway              the one public door
   bookworm migrate [-seed]      prepare the database and the Temporal namespace; -seed loads the catalogue
 `
@@ -163,7 +165,7 @@ func Migrate(ctx context.Context, c Config, tel *telemetry.Telemetry, withSeed b
 	p := open(ctx, c, tel)
 	defer p.close()
 	err := postgres.Migrate(ctx, string(c.DatabaseURL), catalog.Schema, ordering.Schema, finance.Schema, notification.Schema,
-		rating.Schema, chat.Schema)
+		rating.Schema, chat.Schema, compliance.Schema)
 	if err != nil {
 		return fmt.Errorf("migrate the database: %w", err)
 	}
@@ -210,6 +212,7 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		"chat": {[]string{
 			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL",
 		}, registerChat},
+		"compliance": {[]string{"DATABASE_URL"}, registerCompliance},
 	}
 	needs := []string{"ISSUER_URL"}
 	for _, name := range contexts {
@@ -381,6 +384,15 @@ func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
 	return nil
 }
 
+func registerCompliance(p *parts, server *connect.Server, _ *http.ServeMux) error {
+	db, err := p.postgres(compliance.Schema)
+	if err != nil {
+		return err
+	}
+	complianceapi.Register(server, complianceapi.Deps{Store: compliance.NewStore(db)})
+	return nil
+}
+
 // Worker runs the workflows and activities of the named contexts. The listener
 // serves its health.
 func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []string, listener net.Listener) error {
@@ -506,7 +518,7 @@ func ratingWorker(p *parts, c client.Client) (worker.Worker, error) {
 
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
-	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL")
+	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL")
 	if len(args) > 0 {
 		err = errors.Join(err, fmt.Errorf("gateway takes no argument, not %q", args))
 	}
@@ -521,7 +533,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	}
 	backends := map[string]string{
 		"catalog": c.CatalogURL, "basket": c.BasketURL, "ordering": c.OrderingURL, "finance": c.FinanceURL, "notification": c.NotificationURL,
-		"rating": c.RatingURL, "chat": c.ChatURL,
+		"rating": c.RatingURL, "chat": c.ChatURL, "compliance": c.ComplianceURL,
 	}
 	door, err := gateway.New(ctx, gateway.Options{
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,

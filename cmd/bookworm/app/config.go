@@ -63,6 +63,7 @@ type Config struct {
 	NotificationURL string `env:"NOTIFICATION_URL"`
 	RatingURL       string `env:"RATING_URL"`
 	ChatURL         string `env:"CHAT_URL"`
+	ComplianceURL   string `env:"COMPLIANCE_URL"`
 
 	// QdrantAddress is host:port of Qdrant's gRPC API, where the search index is.
 	QdrantAddress string `env:"QDRANT_ADDRESS"`
@@ -155,7 +156,7 @@ func LoadConfig(environ []string) (Config, error) {
 	for name, text := range map[string]string{
 		"ISSUER_URL": c.IssuerURL, "JWKS_URL": c.JWKSURL, "TOKEN_URL": c.TokenURL, "CATALOG_URL": c.CatalogURL, "BASKET_URL": c.BasketURL,
 		"ORDERING_URL": c.OrderingURL, "FINANCE_URL": c.FinanceURL, "NOTIFICATION_URL": c.NotificationURL, "STRIPE_URL": c.StripeURL,
-		"PAYMENT_RETURN_URL": c.PaymentReturnURL, "RATING_URL": c.RatingURL, "CHAT_URL": c.ChatURL, "OPENAI_BASE_URL": c.OpenAIBaseURL,
+		"PAYMENT_RETURN_URL": c.PaymentReturnURL, "RATING_URL": c.RatingURL, "CHAT_URL": c.ChatURL, "COMPLIANCE_URL": c.ComplianceURL, "OPENAI_BASE_URL": c.OpenAIBaseURL,
 		"PUBLIC_URL": c.PublicURL,
 	} {
 		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
@@ -195,7 +196,7 @@ func (c Config) require(names ...string) error {
 		"FINANCE_URL": c.FinanceURL != "", "NOTIFICATION_URL": c.NotificationURL != "",
 		"STRIPE_SECRET_KEY": c.StripeSecretKey != "", "STRIPE_WEBHOOK_SECRET": c.StripeWebhookSecret != "",
 		"SMTP_URL": c.SMTPURL != "", "PERSONAL_DATA_KEY": c.PersonalDataKey != "",
-		"RATING_URL": c.RatingURL != "", "CHAT_URL": c.ChatURL != "", "QDRANT_ADDRESS": c.QdrantAddress != "",
+		"RATING_URL": c.RatingURL != "", "CHAT_URL": c.ChatURL != "", "COMPLIANCE_URL": c.ComplianceURL != "", "QDRANT_ADDRESS": c.QdrantAddress != "",
 		"OPENAI_BASE_URL": c.OpenAIBaseURL != "",
 	}
 	var problems []error

@@ -38,6 +38,10 @@ const (
 	Role_ROLE_ADMIN Role = 3
 	// Another service of the shop, with its own credential; never a person.
 	Role_ROLE_SERVICE Role = 4
+	// Somebody of the shop who helps shoppers with their orders and reviews.
+	Role_ROLE_SUPPORT Role = 5
+	// Somebody who reads how the shop does, and its audit log, and changes nothing.
+	Role_ROLE_REPORTER Role = 6
 )
 
 // Enum value maps for Role.
@@ -48,6 +52,8 @@ var (
 		2: "ROLE_CUSTOMER",
 		3: "ROLE_ADMIN",
 		4: "ROLE_SERVICE",
+		5: "ROLE_SUPPORT",
+		6: "ROLE_REPORTER",
 	}
 	Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED": 0,
@@ -55,6 +61,8 @@ var (
 		"ROLE_CUSTOMER":    2,
 		"ROLE_ADMIN":       3,
 		"ROLE_SERVICE":     4,
+		"ROLE_SUPPORT":     5,
+		"ROLE_REPORTER":    6,
 	}
 )
 
@@ -85,11 +93,134 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_bookworm_access_v1_access_proto_rawDescGZIP(), []int{0}
 }
 
+// Ownership says whose things a procedure reaches.
+type Ownership int32
+
+const (
+	// Nobody's: what it reads or changes belongs to the shop.
+	Ownership_OWNERSHIP_UNSPECIFIED Ownership = 0
+	// Only what is the caller's own. Everything else looks as if it did not exist.
+	Ownership_OWNERSHIP_CALLER Ownership = 1
+	// A customer's own, for ROLE_CUSTOMER; anybody's, for the other roles of the rule.
+	Ownership_OWNERSHIP_CALLER_OR_STAFF Ownership = 2
+)
+
+// Enum value maps for Ownership.
+var (
+	Ownership_name = map[int32]string{
+		0: "OWNERSHIP_UNSPECIFIED",
+		1: "OWNERSHIP_CALLER",
+		2: "OWNERSHIP_CALLER_OR_STAFF",
+	}
+	Ownership_value = map[string]int32{
+		"OWNERSHIP_UNSPECIFIED":     0,
+		"OWNERSHIP_CALLER":          1,
+		"OWNERSHIP_CALLER_OR_STAFF": 2,
+	}
+)
+
+func (x Ownership) Enum() *Ownership {
+	p := new(Ownership)
+	*p = x
+	return p
+}
+
+func (x Ownership) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Ownership) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_access_v1_access_proto_enumTypes[1].Descriptor()
+}
+
+func (Ownership) Type() protoreflect.EnumType {
+	return &file_bookworm_access_v1_access_proto_enumTypes[1]
+}
+
+func (x Ownership) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Ownership.Descriptor instead.
+func (Ownership) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_access_v1_access_proto_rawDescGZIP(), []int{1}
+}
+
+// Limit is the class of calls that a procedure is counted with. Each class has its own limit for an
+// address and for a subject.
+type Limit int32
+
+const (
+	// BROWSE for a procedure without side effects, WRITE for any other.
+	Limit_LIMIT_UNSPECIFIED Limit = 0
+	// Reading.
+	Limit_LIMIT_BROWSE Limit = 1
+	// Searching, which costs more than reading.
+	Limit_LIMIT_SEARCH Limit = 2
+	// Changing something.
+	Limit_LIMIT_WRITE Limit = 3
+	// What leads to an order.
+	Limit_LIMIT_CHECKOUT Limit = 4
+	// Talking with the bookseller, which costs money.
+	Limit_LIMIT_CHAT Limit = 5
+)
+
+// Enum value maps for Limit.
+var (
+	Limit_name = map[int32]string{
+		0: "LIMIT_UNSPECIFIED",
+		1: "LIMIT_BROWSE",
+		2: "LIMIT_SEARCH",
+		3: "LIMIT_WRITE",
+		4: "LIMIT_CHECKOUT",
+		5: "LIMIT_CHAT",
+	}
+	Limit_value = map[string]int32{
+		"LIMIT_UNSPECIFIED": 0,
+		"LIMIT_BROWSE":      1,
+		"LIMIT_SEARCH":      2,
+		"LIMIT_WRITE":       3,
+		"LIMIT_CHECKOUT":    4,
+		"LIMIT_CHAT":        5,
+	}
+)
+
+func (x Limit) Enum() *Limit {
+	p := new(Limit)
+	*p = x
+	return p
+}
+
+func (x Limit) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Limit) Descriptor() protoreflect.EnumDescriptor {
+	return file_bookworm_access_v1_access_proto_enumTypes[2].Descriptor()
+}
+
+func (Limit) Type() protoreflect.EnumType {
+	return &file_bookworm_access_v1_access_proto_enumTypes[2]
+}
+
+func (x Limit) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Limit.Descriptor instead.
+func (Limit) EnumDescriptor() ([]byte, []int) {
+	return file_bookworm_access_v1_access_proto_rawDescGZIP(), []int{2}
+}
+
 // Rule says who may call a procedure.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A caller with any of these roles may call. An empty list lets nobody in.
-	Roles         []Role `protobuf:"varint,1,rep,packed,name=roles,proto3,enum=bookworm.access.v1.Role" json:"roles,omitempty"`
+	Roles []Role `protobuf:"varint,1,rep,packed,name=roles,proto3,enum=bookworm.access.v1.Role" json:"roles,omitempty"`
+	// Whose things the procedure reaches.
+	Ownership Ownership `protobuf:"varint,2,opt,name=ownership,proto3,enum=bookworm.access.v1.Ownership" json:"ownership,omitempty"`
+	// The class of calls it is counted with.
+	Limit         Limit `protobuf:"varint,3,opt,name=limit,proto3,enum=bookworm.access.v1.Limit" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,6 +262,20 @@ func (x *Rule) GetRoles() []Role {
 	return nil
 }
 
+func (x *Rule) GetOwnership() Ownership {
+	if x != nil {
+		return x.Ownership
+	}
+	return Ownership_OWNERSHIP_UNSPECIFIED
+}
+
+func (x *Rule) GetLimit() Limit {
+	if x != nil {
+		return x.Limit
+	}
+	return Limit_LIMIT_UNSPECIFIED
+}
+
 var file_bookworm_access_v1_access_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -154,16 +299,32 @@ var File_bookworm_access_v1_access_proto protoreflect.FileDescriptor
 
 const file_bookworm_access_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x1fbookworm/access/v1/access.proto\x12\x12bookworm.access.v1\x1a google/protobuf/descriptor.proto\"6\n" +
+	"\x1fbookworm/access/v1/access.proto\x12\x12bookworm.access.v1\x1a google/protobuf/descriptor.proto\"\xa4\x01\n" +
 	"\x04Rule\x12.\n" +
-	"\x05roles\x18\x01 \x03(\x0e2\x18.bookworm.access.v1.RoleR\x05roles*e\n" +
+	"\x05roles\x18\x01 \x03(\x0e2\x18.bookworm.access.v1.RoleR\x05roles\x12;\n" +
+	"\townership\x18\x02 \x01(\x0e2\x1d.bookworm.access.v1.OwnershipR\townership\x12/\n" +
+	"\x05limit\x18\x03 \x01(\x0e2\x19.bookworm.access.v1.LimitR\x05limit*\x8a\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eROLE_ANONYMOUS\x10\x01\x12\x11\n" +
 	"\rROLE_CUSTOMER\x10\x02\x12\x0e\n" +
 	"\n" +
 	"ROLE_ADMIN\x10\x03\x12\x10\n" +
-	"\fROLE_SERVICE\x10\x04:N\n" +
+	"\fROLE_SERVICE\x10\x04\x12\x10\n" +
+	"\fROLE_SUPPORT\x10\x05\x12\x11\n" +
+	"\rROLE_REPORTER\x10\x06*[\n" +
+	"\tOwnership\x12\x19\n" +
+	"\x15OWNERSHIP_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10OWNERSHIP_CALLER\x10\x01\x12\x1d\n" +
+	"\x19OWNERSHIP_CALLER_OR_STAFF\x10\x02*w\n" +
+	"\x05Limit\x12\x15\n" +
+	"\x11LIMIT_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fLIMIT_BROWSE\x10\x01\x12\x10\n" +
+	"\fLIMIT_SEARCH\x10\x02\x12\x0f\n" +
+	"\vLIMIT_WRITE\x10\x03\x12\x12\n" +
+	"\x0eLIMIT_CHECKOUT\x10\x04\x12\x0e\n" +
+	"\n" +
+	"LIMIT_CHAT\x10\x05:N\n" +
 	"\x04rule\x12\x1e.google.protobuf.MethodOptions\x18Ŋ\x03 \x01(\v2\x18.bookworm.access.v1.RuleR\x04ruleB\xc2\x01\n" +
 	"\x16com.bookworm.access.v1B\vAccessProtoP\x01Z1bookworm/internal/gen/bookworm/access/v1;accessv1\xa2\x02\x03BAX\xaa\x02\x12Bookworm.Access.V1\xca\x02\x12Bookworm\\Access\\V1\xe2\x02\x1eBookworm\\Access\\V1\\GPBMetadata\xea\x02\x14Bookworm::Access::V1b\x06proto3"
 
@@ -179,22 +340,26 @@ func file_bookworm_access_v1_access_proto_rawDescGZIP() []byte {
 	return file_bookworm_access_v1_access_proto_rawDescData
 }
 
-var file_bookworm_access_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_bookworm_access_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_bookworm_access_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_bookworm_access_v1_access_proto_goTypes = []any{
 	(Role)(0),                          // 0: bookworm.access.v1.Role
-	(*Rule)(nil),                       // 1: bookworm.access.v1.Rule
-	(*descriptorpb.MethodOptions)(nil), // 2: google.protobuf.MethodOptions
+	(Ownership)(0),                     // 1: bookworm.access.v1.Ownership
+	(Limit)(0),                         // 2: bookworm.access.v1.Limit
+	(*Rule)(nil),                       // 3: bookworm.access.v1.Rule
+	(*descriptorpb.MethodOptions)(nil), // 4: google.protobuf.MethodOptions
 }
 var file_bookworm_access_v1_access_proto_depIdxs = []int32{
 	0, // 0: bookworm.access.v1.Rule.roles:type_name -> bookworm.access.v1.Role
-	2, // 1: bookworm.access.v1.rule:extendee -> google.protobuf.MethodOptions
-	1, // 2: bookworm.access.v1.rule:type_name -> bookworm.access.v1.Rule
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	2, // [2:3] is the sub-list for extension type_name
-	1, // [1:2] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 1: bookworm.access.v1.Rule.ownership:type_name -> bookworm.access.v1.Ownership
+	2, // 2: bookworm.access.v1.Rule.limit:type_name -> bookworm.access.v1.Limit
+	4, // 3: bookworm.access.v1.rule:extendee -> google.protobuf.MethodOptions
+	3, // 4: bookworm.access.v1.rule:type_name -> bookworm.access.v1.Rule
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	4, // [4:5] is the sub-list for extension type_name
+	3, // [3:4] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_bookworm_access_v1_access_proto_init() }
@@ -207,7 +372,7 @@ func file_bookworm_access_v1_access_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bookworm_access_v1_access_proto_rawDesc), len(file_bookworm_access_v1_access_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      3,
 			NumMessages:   1,
 			NumExtensions: 1,
 			NumServices:   0,

@@ -895,17 +895,17 @@ const file_bookworm_basket_v1_basket_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\asubject\x12!\n" +
 	"\aversion\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\aversion\"6\n" +
 	"\x1aClearOrderedBasketResponse\x12\x18\n" +
-	"\acleared\x18\x01 \x01(\bR\acleared2\xc9\x04\n" +
-	"\rBasketService\x12\x82\x01\n" +
-	"\tGetBasket\x12$.bookworm.basket.v1.GetBasketRequest\x1a%.bookworm.basket.v1.GetBasketResponse\"(\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x18b\x06basket\x12\x0e/api/v1/basket\x90\x02\x01\x12\x8f\x01\n" +
-	"\aSetItem\x12\".bookworm.basket.v1.SetItemRequest\x1a#.bookworm.basket.v1.SetItemResponse\";\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02+:\x01*b\x06basket\x1a\x1e/api/v1/basket/items/{book_id}\x90\x02\x02\x12\x95\x01\n" +
+	"\acleared\x18\x01 \x01(\bR\acleared2\xd1\x04\n" +
+	"\rBasketService\x12\x84\x01\n" +
+	"\tGetBasket\x12$.bookworm.basket.v1.GetBasketRequest\x1a%.bookworm.basket.v1.GetBasketResponse\"*\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02\x18b\x06basket\x12\x0e/api/v1/basket\x90\x02\x01\x12\x91\x01\n" +
+	"\aSetItem\x12\".bookworm.basket.v1.SetItemRequest\x1a#.bookworm.basket.v1.SetItemResponse\"=\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02+:\x01*b\x06basket\x1a\x1e/api/v1/basket/items/{book_id}\x90\x02\x02\x12\x97\x01\n" +
 	"\n" +
-	"RemoveItem\x12%.bookworm.basket.v1.RemoveItemRequest\x1a&.bookworm.basket.v1.RemoveItemResponse\"8\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02(b\x06basket*\x1e/api/v1/basket/items/{book_id}\x90\x02\x02\x12\x88\x01\n" +
-	"\vClearBasket\x12&.bookworm.basket.v1.ClearBasketRequest\x1a'.bookworm.basket.v1.ClearBasketResponse\"(\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x18b\x06basket*\x0e/api/v1/basket\x90\x02\x022\x96\x02\n" +
+	"RemoveItem\x12%.bookworm.basket.v1.RemoveItemRequest\x1a&.bookworm.basket.v1.RemoveItemResponse\":\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02(b\x06basket*\x1e/api/v1/basket/items/{book_id}\x90\x02\x02\x12\x8a\x01\n" +
+	"\vClearBasket\x12&.bookworm.basket.v1.ClearBasketRequest\x1a'.bookworm.basket.v1.ClearBasketResponse\"*\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02\x18b\x06basket*\x0e/api/v1/basket\x90\x02\x022\x96\x02\n" +
 	"\x15BasketCheckoutService\x12|\n" +
 	"\x11GetBasketSnapshot\x12,.bookworm.basket.v1.GetBasketSnapshotRequest\x1a-.bookworm.basket.v1.GetBasketSnapshotResponse\"\n" +
 	"\xaa\xd4\x18\x03\n" +

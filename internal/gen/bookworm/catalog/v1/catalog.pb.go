@@ -3344,24 +3344,24 @@ const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"SearchMode\x12\x1b\n" +
 	"\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12SEARCH_MODE_HYBRID\x10\x01\x12\x17\n" +
-	"\x13SEARCH_MODE_LEXICAL\x10\x022\xf3\b\n" +
+	"\x13SEARCH_MODE_LEXICAL\x10\x022\xfb\b\n" +
 	"\x0eCatalogService\x12{\n" +
 	"\tListBooks\x12%.bookworm.catalog.v1.ListBooksRequest\x1a&.bookworm.catalog.v1.ListBooksResponse\"\x1f\xaa\xd4\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/books\x90\x02\x01\x12\x80\x01\n" +
 	"\aGetBook\x12#.bookworm.catalog.v1.GetBookRequest\x1a$.bookworm.catalog.v1.GetBookResponse\"*\xaa\xd4\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x1ab\x04book\x12\x12/api/v1/books/{id}\x90\x02\x01\x12\x90\x01\n" +
 	"\rBatchGetBooks\x12).bookworm.catalog.v1.BatchGetBooksRequest\x1a*.bookworm.catalog.v1.BatchGetBooksResponse\"(\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/books:batchGet\x90\x02\x01\x12\x88\x01\n" +
-	"\vSearchBooks\x12'.bookworm.catalog.v1.SearchBooksRequest\x1a(.bookworm.catalog.v1.SearchBooksResponse\"&\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/books:search\x90\x02\x01\x12\x91\x01\n" +
-	"\fSimilarBooks\x12(.bookworm.catalog.v1.SimilarBooksRequest\x1a).bookworm.catalog.v1.SimilarBooksResponse\",\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/books/{id}/similar\x90\x02\x01\x12\x96\x01\n" +
-	"\x0eRecommendForMe\x12*.bookworm.catalog.v1.RecommendForMeRequest\x1a+.bookworm.catalog.v1.RecommendForMeResponse\"+\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/books:recommended\x90\x02\x01\x12\x8f\x01\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/api/v1/books:batchGet\x90\x02\x01\x12\x8a\x01\n" +
+	"\vSearchBooks\x12'.bookworm.catalog.v1.SearchBooksRequest\x1a(.bookworm.catalog.v1.SearchBooksResponse\"(\xaa\xd4\x18\x05\n" +
+	"\x01\x01\x18\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/api/v1/books:search\x90\x02\x01\x12\x93\x01\n" +
+	"\fSimilarBooks\x12(.bookworm.catalog.v1.SimilarBooksRequest\x1a).bookworm.catalog.v1.SimilarBooksResponse\".\xaa\xd4\x18\x05\n" +
+	"\x01\x01\x18\x02\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/books/{id}/similar\x90\x02\x01\x12\x9a\x01\n" +
+	"\x0eRecommendForMe\x12*.bookworm.catalog.v1.RecommendForMeRequest\x1a+.bookworm.catalog.v1.RecommendForMeResponse\"/\xaa\xd4\x18\a\n" +
+	"\x01\x02\x10\x01\x18\x02\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/v1/books:recommended\x90\x02\x01\x12\x8f\x01\n" +
 	"\x0eListCategories\x12*.bookworm.catalog.v1.ListCategoriesRequest\x1a+.bookworm.catalog.v1.ListCategoriesResponse\"$\xaa\xd4\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/categories\x90\x02\x01\x12\x83\x01\n" +
 	"\vListAuthors\x12'.bookworm.catalog.v1.ListAuthorsRequest\x1a(.bookworm.catalog.v1.ListAuthorsResponse\"!\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/authors\x90\x02\x012\x85\x06\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/authors\x90\x02\x012\x86\x06\n" +
 	"\x13CatalogAdminService\x12\x87\x01\n" +
 	"\n" +
 	"CreateBook\x12&.bookworm.catalog.v1.CreateBookRequest\x1a'.bookworm.catalog.v1.CreateBookResponse\"(\xaa\xd4\x18\x03\n" +
@@ -3372,9 +3372,9 @@ const file_bookworm_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vArchiveBook\x12'.bookworm.catalog.v1.ArchiveBookRequest\x1a(.bookworm.catalog.v1.ArchiveBookResponse\"5\xaa\xd4\x18\x03\n" +
 	"\x01\x03\x82\xd3\xe4\x93\x02%:\x01*b\x04book\"\x1a/api/v1/books/{id}:archive\x90\x02\x02\x12\xa7\x01\n" +
 	"\x12RebuildSearchIndex\x12..bookworm.catalog.v1.RebuildSearchIndexRequest\x1a/.bookworm.catalog.v1.RebuildSearchIndexResponse\"0\xaa\xd4\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/searchIndex:rebuild\x90\x02\x02\x12\x90\x01\n" +
-	"\x0eGetSearchIndex\x12*.bookworm.catalog.v1.GetSearchIndexRequest\x1a+.bookworm.catalog.v1.GetSearchIndexResponse\"%\xaa\xd4\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/searchIndex\x90\x02\x012\x81\x02\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02 :\x01*\"\x1b/api/v1/searchIndex:rebuild\x90\x02\x02\x12\x91\x01\n" +
+	"\x0eGetSearchIndex\x12*.bookworm.catalog.v1.GetSearchIndexRequest\x1a+.bookworm.catalog.v1.GetSearchIndexResponse\"&\xaa\xd4\x18\x04\n" +
+	"\x02\x06\x03\x82\xd3\xe4\x93\x02\x15\x12\x13/api/v1/searchIndex\x90\x02\x012\x81\x02\n" +
 	"\x11BookRatingService\x12r\n" +
 	"\rSetBookRating\x12).bookworm.catalog.v1.SetBookRatingRequest\x1a*.bookworm.catalog.v1.SetBookRatingResponse\"\n" +
 	"\xaa\xd4\x18\x03\n" +

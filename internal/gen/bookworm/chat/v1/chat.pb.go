@@ -2292,28 +2292,28 @@ const file_bookworm_chat_v1_chat_proto_rawDesc = "" +
 	"\x0fconversation_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\x0econversationId\"U\n" +
 	"\x1aExportConversationResponse\x12\x1b\n" +
 	"\tfile_name\x18\x01 \x01(\tR\bfileName\x12\x1a\n" +
-	"\bmarkdown\x18\x02 \x01(\tR\bmarkdown2\xcf\v\n" +
-	"\vChatService\x12\x85\x01\n" +
-	"\vSendMessage\x12$.bookworm.chat.v1.SendMessageRequest\x1a%.bookworm.chat.v1.SendMessageResponse\"'\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/chat/messages0\x01\x12\x8d\x01\n" +
+	"\bmarkdown\x18\x02 \x01(\tR\bmarkdown2\xe3\v\n" +
+	"\vChatService\x12\x89\x01\n" +
+	"\vSendMessage\x12$.bookworm.chat.v1.SendMessageRequest\x1a%.bookworm.chat.v1.SendMessageResponse\"+\xaa\xd4\x18\a\n" +
+	"\x01\x02\x10\x01\x18\x05\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/api/v1/chat/messages0\x01\x12\x8f\x01\n" +
 	"\n" +
-	"ResumeTurn\x12#.bookworm.chat.v1.ResumeTurnRequest\x1a$.bookworm.chat.v1.ResumeTurnResponse\"2\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02%\x12#/api/v1/chat/turns/{turn_id}/events0\x01\x12\x91\x01\n" +
+	"ResumeTurn\x12#.bookworm.chat.v1.ResumeTurnRequest\x1a$.bookworm.chat.v1.ResumeTurnResponse\"4\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02%\x12#/api/v1/chat/turns/{turn_id}/events0\x01\x12\x93\x01\n" +
 	"\n" +
-	"CancelTurn\x12#.bookworm.chat.v1.CancelTurnRequest\x1a$.bookworm.chat.v1.CancelTurnResponse\"8\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/chat/turns/{turn_id}:cancel\x90\x02\x02\x12\x9f\x01\n" +
-	"\rConfirmAction\x12&.bookworm.chat.v1.ConfirmActionRequest\x1a'.bookworm.chat.v1.ConfirmActionResponse\"=\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02-:\x01*\"(/api/v1/chat/actions/{action_id}:confirm\x90\x02\x02\x12\x9a\x01\n" +
-	"\x11ListConversations\x12*.bookworm.chat.v1.ListConversationsRequest\x1a+.bookworm.chat.v1.ListConversationsResponse\",\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/chat/conversations\x90\x02\x01\x12\xa6\x01\n" +
-	"\fListMessages\x12%.bookworm.chat.v1.ListMessagesRequest\x1a&.bookworm.chat.v1.ListMessagesResponse\"G\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x027\x125/api/v1/chat/conversations/{conversation_id}/messages\x90\x02\x01\x12\xc0\x01\n" +
-	"\x12RenameConversation\x12+.bookworm.chat.v1.RenameConversationRequest\x1a,.bookworm.chat.v1.RenameConversationResponse\"O\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02?:\x01*b\fconversation2,/api/v1/chat/conversations/{conversation_id}\x90\x02\x02\x12\xaf\x01\n" +
-	"\x12DeleteConversation\x12+.bookworm.chat.v1.DeleteConversationRequest\x1a,.bookworm.chat.v1.DeleteConversationResponse\">\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02.*,/api/v1/chat/conversations/{conversation_id}\x90\x02\x02\x12\xb6\x01\n" +
-	"\x12ExportConversation\x12+.bookworm.chat.v1.ExportConversationRequest\x1a,.bookworm.chat.v1.ExportConversationResponse\"E\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x025\x123/api/v1/chat/conversations/{conversation_id}:export\x90\x02\x01B\xb2\x01\n" +
+	"CancelTurn\x12#.bookworm.chat.v1.CancelTurnRequest\x1a$.bookworm.chat.v1.CancelTurnResponse\":\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02(:\x01*\"#/api/v1/chat/turns/{turn_id}:cancel\x90\x02\x02\x12\xa1\x01\n" +
+	"\rConfirmAction\x12&.bookworm.chat.v1.ConfirmActionRequest\x1a'.bookworm.chat.v1.ConfirmActionResponse\"?\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02-:\x01*\"(/api/v1/chat/actions/{action_id}:confirm\x90\x02\x02\x12\x9c\x01\n" +
+	"\x11ListConversations\x12*.bookworm.chat.v1.ListConversationsRequest\x1a+.bookworm.chat.v1.ListConversationsResponse\".\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/chat/conversations\x90\x02\x01\x12\xa8\x01\n" +
+	"\fListMessages\x12%.bookworm.chat.v1.ListMessagesRequest\x1a&.bookworm.chat.v1.ListMessagesResponse\"I\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x027\x125/api/v1/chat/conversations/{conversation_id}/messages\x90\x02\x01\x12\xc2\x01\n" +
+	"\x12RenameConversation\x12+.bookworm.chat.v1.RenameConversationRequest\x1a,.bookworm.chat.v1.RenameConversationResponse\"Q\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02?:\x01*b\fconversation2,/api/v1/chat/conversations/{conversation_id}\x90\x02\x02\x12\xb1\x01\n" +
+	"\x12DeleteConversation\x12+.bookworm.chat.v1.DeleteConversationRequest\x1a,.bookworm.chat.v1.DeleteConversationResponse\"@\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02.*,/api/v1/chat/conversations/{conversation_id}\x90\x02\x02\x12\xb8\x01\n" +
+	"\x12ExportConversation\x12+.bookworm.chat.v1.ExportConversationRequest\x1a,.bookworm.chat.v1.ExportConversationResponse\"G\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x025\x123/api/v1/chat/conversations/{conversation_id}:export\x90\x02\x01B\xb2\x01\n" +
 	"\x14com.bookworm.chat.v1B\tChatProtoP\x01Z-bookworm/internal/gen/bookworm/chat/v1;chatv1\xa2\x02\x03BCX\xaa\x02\x10Bookworm.Chat.V1\xca\x02\x10Bookworm\\Chat\\V1\xe2\x02\x1cBookworm\\Chat\\V1\\GPBMetadata\xea\x02\x12Bookworm::Chat::V1b\x06proto3"
 
 var (

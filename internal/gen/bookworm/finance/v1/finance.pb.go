@@ -344,11 +344,11 @@ const file_bookworm_finance_v1_finance_proto_rawDesc = "" +
 	"\x11GetPaymentRequest\x12#\n" +
 	"\border_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aorderId\"L\n" +
 	"\x12GetPaymentResponse\x126\n" +
-	"\apayment\x18\x01 \x01(\v2\x1c.bookworm.finance.v1.PaymentR\apayment2\xaf\x01\n" +
-	"\x0ePaymentService\x12\x9c\x01\n" +
+	"\apayment\x18\x01 \x01(\v2\x1c.bookworm.finance.v1.PaymentR\apayment2\xb2\x01\n" +
+	"\x0ePaymentService\x12\x9f\x01\n" +
 	"\n" +
-	"GetPayment\x12&.bookworm.finance.v1.GetPaymentRequest\x1a'.bookworm.finance.v1.GetPaymentResponse\"=\xaa\xd4\x18\x04\n" +
-	"\x02\x02\x03\x82\xd3\xe4\x93\x02,b\apayment\x12!/api/v1/orders/{order_id}/payment\x90\x02\x01B\xca\x01\n" +
+	"GetPayment\x12&.bookworm.finance.v1.GetPaymentRequest\x1a'.bookworm.finance.v1.GetPaymentResponse\"@\xaa\xd4\x18\a\n" +
+	"\x03\x02\x05\x03\x10\x02\x82\xd3\xe4\x93\x02,b\apayment\x12!/api/v1/orders/{order_id}/payment\x90\x02\x01B\xca\x01\n" +
 	"\x17com.bookworm.finance.v1B\fFinanceProtoP\x01Z3bookworm/internal/gen/bookworm/finance/v1;financev1\xa2\x02\x03BFX\xaa\x02\x13Bookworm.Finance.V1\xca\x02\x13Bookworm\\Finance\\V1\xe2\x02\x1fBookworm\\Finance\\V1\\GPBMetadata\xea\x02\x15Bookworm::Finance::V1b\x06proto3"
 
 var (

@@ -292,12 +292,12 @@ const file_bookworm_notification_v1_notification_proto_rawDesc = "" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\n" +
 	"updateMask\"d\n" +
 	"\x19UpdatePreferencesResponse\x12G\n" +
-	"\vpreferences\x18\x01 \x01(\v2%.bookworm.notification.v1.PreferencesR\vpreferences2\xfd\x02\n" +
-	"\x11PreferenceService\x12\xa7\x01\n" +
-	"\x0eGetPreferences\x12/.bookworm.notification.v1.GetPreferencesRequest\x1a0.bookworm.notification.v1.GetPreferencesResponse\"2\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\"b\vpreferences\x12\x13/api/v1/preferences\x90\x02\x01\x12\xbd\x01\n" +
-	"\x11UpdatePreferences\x122.bookworm.notification.v1.UpdatePreferencesRequest\x1a3.bookworm.notification.v1.UpdatePreferencesResponse\"?\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02/:\vpreferencesb\vpreferences2\x13/api/v1/preferences\x90\x02\x02B\xf2\x01\n" +
+	"\vpreferences\x18\x01 \x01(\v2%.bookworm.notification.v1.PreferencesR\vpreferences2\x81\x03\n" +
+	"\x11PreferenceService\x12\xa9\x01\n" +
+	"\x0eGetPreferences\x12/.bookworm.notification.v1.GetPreferencesRequest\x1a0.bookworm.notification.v1.GetPreferencesResponse\"4\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02\"b\vpreferences\x12\x13/api/v1/preferences\x90\x02\x01\x12\xbf\x01\n" +
+	"\x11UpdatePreferences\x122.bookworm.notification.v1.UpdatePreferencesRequest\x1a3.bookworm.notification.v1.UpdatePreferencesResponse\"A\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02/:\vpreferencesb\vpreferences2\x13/api/v1/preferences\x90\x02\x02B\xf2\x01\n" +
 	"\x1ccom.bookworm.notification.v1B\x11NotificationProtoP\x01Z=bookworm/internal/gen/bookworm/notification/v1;notificationv1\xa2\x02\x03BNX\xaa\x02\x18Bookworm.Notification.V1\xca\x02\x18Bookworm\\Notification\\V1\xe2\x02$Bookworm\\Notification\\V1\\GPBMetadata\xea\x02\x1aBookworm::Notification::V1b\x06proto3"
 
 var (

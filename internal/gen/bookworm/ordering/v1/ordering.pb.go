@@ -1329,21 +1329,21 @@ const file_bookworm_ordering_v1_ordering_proto_rawDesc = "" +
 	"\bPurchase\x12\x17\n" +
 	"\abook_id\x18\x01 \x01(\tR\x06bookId\x129\n" +
 	"\n" +
-	"order_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\torderTime2\xda\x05\n" +
-	"\fOrderService\x12\x8e\x01\n" +
+	"order_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\torderTime2\xec\x05\n" +
+	"\fOrderService\x12\x92\x01\n" +
 	"\n" +
-	"QuoteOrder\x12'.bookworm.ordering.v1.QuoteOrderRequest\x1a(.bookworm.ordering.v1.QuoteOrderResponse\"-\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02 :\x01*b\x05quote\"\x14/api/v1/orders:quote\x12\x8b\x01\n" +
+	"QuoteOrder\x12'.bookworm.ordering.v1.QuoteOrderRequest\x1a(.bookworm.ordering.v1.QuoteOrderResponse\"1\xaa\xd4\x18\a\n" +
+	"\x01\x02\x10\x01\x18\x04\x82\xd3\xe4\x93\x02 :\x01*b\x05quote\"\x14/api/v1/orders:quote\x12\x8f\x01\n" +
 	"\n" +
-	"PlaceOrder\x12'.bookworm.ordering.v1.PlaceOrderRequest\x1a(.bookworm.ordering.v1.PlaceOrderResponse\"*\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x1a:\x01*b\x05order\"\x0e/api/v1/orders\x90\x02\x02\x12\x88\x01\n" +
-	"\bGetOrder\x12%.bookworm.ordering.v1.GetOrderRequest\x1a&.bookworm.ordering.v1.GetOrderResponse\"-\xaa\xd4\x18\x04\n" +
-	"\x02\x02\x03\x82\xd3\xe4\x93\x02\x1cb\x05order\x12\x13/api/v1/orders/{id}\x90\x02\x01\x12\x81\x01\n" +
+	"PlaceOrder\x12'.bookworm.ordering.v1.PlaceOrderRequest\x1a(.bookworm.ordering.v1.PlaceOrderResponse\".\xaa\xd4\x18\a\n" +
+	"\x01\x02\x10\x01\x18\x04\x82\xd3\xe4\x93\x02\x1a:\x01*b\x05order\"\x0e/api/v1/orders\x90\x02\x02\x12\x8b\x01\n" +
+	"\bGetOrder\x12%.bookworm.ordering.v1.GetOrderRequest\x1a&.bookworm.ordering.v1.GetOrderResponse\"0\xaa\xd4\x18\a\n" +
+	"\x03\x02\x05\x03\x10\x02\x82\xd3\xe4\x93\x02\x1cb\x05order\x12\x13/api/v1/orders/{id}\x90\x02\x01\x12\x83\x01\n" +
 	"\n" +
-	"ListOrders\x12'.bookworm.ordering.v1.ListOrdersRequest\x1a(.bookworm.ordering.v1.ListOrdersResponse\" \xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/orders\x90\x02\x01\x12\x9b\x01\n" +
-	"\vCancelOrder\x12(.bookworm.ordering.v1.CancelOrderRequest\x1a).bookworm.ordering.v1.CancelOrderResponse\"7\xaa\xd4\x18\x04\n" +
-	"\x02\x02\x03\x82\xd3\xe4\x93\x02&:\x01*b\x05order\"\x1a/api/v1/orders/{id}:cancel\x90\x02\x022\x87\x01\n" +
+	"ListOrders\x12'.bookworm.ordering.v1.ListOrdersRequest\x1a(.bookworm.ordering.v1.ListOrdersResponse\"\"\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/v1/orders\x90\x02\x01\x12\xa0\x01\n" +
+	"\vCancelOrder\x12(.bookworm.ordering.v1.CancelOrderRequest\x1a).bookworm.ordering.v1.CancelOrderResponse\"<\xaa\xd4\x18\t\n" +
+	"\x03\x02\x05\x03\x10\x02\x18\x04\x82\xd3\xe4\x93\x02&:\x01*b\x05order\"\x1a/api/v1/orders/{id}:cancel\x90\x02\x022\x87\x01\n" +
 	"\x0fPurchaseService\x12t\n" +
 	"\rListPurchases\x12*.bookworm.ordering.v1.ListPurchasesRequest\x1a+.bookworm.ordering.v1.ListPurchasesResponse\"\n" +
 	"\xaa\xd4\x18\x03\n" +

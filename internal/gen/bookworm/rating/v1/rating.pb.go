@@ -1974,28 +1974,28 @@ const file_bookworm_rating_v1_rating_proto_rawDesc = "" +
 	"\x05stars\x18\x01 \x03(\v2\x19.bookworm.rating.v1.StarsR\x05stars\"6\n" +
 	"\x05Stars\x12\x17\n" +
 	"\abook_id\x18\x01 \x01(\tR\x06bookId\x12\x14\n" +
-	"\x05stars\x18\x02 \x01(\x05R\x05stars2\xd8\b\n" +
+	"\x05stars\x18\x02 \x01(\x05R\x05stars2\xde\b\n" +
 	"\rRatingService\x12\x91\x01\n" +
 	"\vListReviews\x12&.bookworm.rating.v1.ListReviewsRequest\x1a'.bookworm.rating.v1.ListReviewsResponse\"1\xaa\xd4\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02!\x12\x1f/api/v1/books/{book_id}/reviews\x90\x02\x01\x12\x9f\x01\n" +
 	"\x10GetRatingSummary\x12+.bookworm.rating.v1.GetRatingSummaryRequest\x1a,.bookworm.rating.v1.GetRatingSummaryResponse\"0\xaa\xd4\x18\x03\n" +
-	"\x01\x01\x82\xd3\xe4\x93\x02 \x12\x1e/api/v1/books/{book_id}/rating\x90\x02\x01\x12\x9e\x01\n" +
-	"\vGetMyReview\x12&.bookworm.rating.v1.GetMyReviewRequest\x1a'.bookworm.rating.v1.GetMyReviewResponse\">\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02.b\x06review\x12$/api/v1/books/{book_id}/reviews/mine\x90\x02\x01\x12\xa1\x01\n" +
-	"\fSubmitReview\x12'.bookworm.rating.v1.SubmitReviewRequest\x1a(.bookworm.rating.v1.SubmitReviewResponse\">\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x021:\x01*b\x06review\x1a$/api/v1/books/{book_id}/reviews/mine\x12\x99\x01\n" +
-	"\fDeleteReview\x12'.bookworm.rating.v1.DeleteReviewRequest\x1a(.bookworm.rating.v1.DeleteReviewResponse\"6\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02&*$/api/v1/books/{book_id}/reviews/mine\x90\x02\x02\x12\x92\x01\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02 \x12\x1e/api/v1/books/{book_id}/rating\x90\x02\x01\x12\xa0\x01\n" +
+	"\vGetMyReview\x12&.bookworm.rating.v1.GetMyReviewRequest\x1a'.bookworm.rating.v1.GetMyReviewResponse\"@\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02.b\x06review\x12$/api/v1/books/{book_id}/reviews/mine\x90\x02\x01\x12\xa3\x01\n" +
+	"\fSubmitReview\x12'.bookworm.rating.v1.SubmitReviewRequest\x1a(.bookworm.rating.v1.SubmitReviewResponse\"@\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x021:\x01*b\x06review\x1a$/api/v1/books/{book_id}/reviews/mine\x12\x9b\x01\n" +
+	"\fDeleteReview\x12'.bookworm.rating.v1.DeleteReviewRequest\x1a(.bookworm.rating.v1.DeleteReviewResponse\"8\xaa\xd4\x18\x05\n" +
+	"\x01\x02\x10\x01\x82\xd3\xe4\x93\x02&*$/api/v1/books/{book_id}/reviews/mine\x90\x02\x02\x12\x92\x01\n" +
 	"\n" +
 	"VoteReview\x12%.bookworm.rating.v1.VoteReviewRequest\x1a&.bookworm.rating.v1.VoteReviewResponse\"5\xaa\xd4\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02%:\x01*\x1a /api/v1/reviews/{review_id}/vote\x90\x02\x02\x12\x9a\x01\n" +
 	"\fReportReview\x12'.bookworm.rating.v1.ReportReviewRequest\x1a(.bookworm.rating.v1.ReportReviewResponse\"7\xaa\xd4\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02':\x01*\x1a\"/api/v1/reviews/{review_id}/report\x90\x02\x022\x8d\x04\n" +
-	"\x11ModerationService\x12\xa4\x01\n" +
-	"\x13ListModerationQueue\x12..bookworm.rating.v1.ListModerationQueueRequest\x1a/.bookworm.rating.v1.ListModerationQueueResponse\",\xaa\xd4\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/moderation/reviews\x90\x02\x01\x12\xad\x01\n" +
-	"\fDecideReview\x12'.bookworm.rating.v1.DecideReviewRequest\x1a(.bookworm.rating.v1.DecideReviewResponse\"J\xaa\xd4\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02::\x01*b\x06review\"-/api/v1/moderation/reviews/{review_id}:decide\x90\x02\x02\x12\xa0\x01\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02':\x01*\x1a\"/api/v1/reviews/{review_id}/report\x90\x02\x022\x8f\x04\n" +
+	"\x11ModerationService\x12\xa5\x01\n" +
+	"\x13ListModerationQueue\x12..bookworm.rating.v1.ListModerationQueueRequest\x1a/.bookworm.rating.v1.ListModerationQueueResponse\"-\xaa\xd4\x18\x04\n" +
+	"\x02\x05\x03\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/moderation/reviews\x90\x02\x01\x12\xae\x01\n" +
+	"\fDecideReview\x12'.bookworm.rating.v1.DecideReviewRequest\x1a(.bookworm.rating.v1.DecideReviewResponse\"K\xaa\xd4\x18\x04\n" +
+	"\x02\x05\x03\x82\xd3\xe4\x93\x02::\x01*b\x06review\"-/api/v1/moderation/reviews/{review_id}:decide\x90\x02\x02\x12\xa0\x01\n" +
 	"\x0eRebuildRatings\x12).bookworm.rating.v1.RebuildRatingsRequest\x1a*.bookworm.rating.v1.RebuildRatingsResponse\"7\xaa\xd4\x18\x03\n" +
 	"\x01\x03\x82\xd3\xe4\x93\x02':\x01*\"\"/api/v1/moderation/ratings:rebuild\x90\x02\x022w\n" +
 	"\x0fReviewerService\x12d\n" +

@@ -1,0 +1,17 @@
+// Package compliance serves people's requests for their own data, shoppers' keys,
+// and the log of what the shop's staff did.
+package compliance
+
+import (
+	"connectrpc.com/connect/v2"
+
+	"bookworm/internal/compliance"
+)
+
+// Deps is what the handlers need.
+type Deps struct {
+	Store *compliance.Store
+}
+
+// Register adds the context's services to a server.
+func Register(_ *connect.Server, _ Deps) {}
