@@ -176,7 +176,7 @@ func (g *gateway) around(options Options) http.Handler {
 	handler = g.observe(handler)
 	tracing := []otelhttp.Option{
 		otelhttp.WithPropagators(telemetry.Propagator()),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method }),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return methodOf(r) }),
 		otelhttp.WithServerName("gateway"), // not the Host header, with which a stranger could make a series each
 	}
 	if options.TracerProvider != nil {
@@ -195,6 +195,20 @@ func (g *gateway) around(options Options) http.Handler {
 
 // route sends a request to the part that answers it.
 func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// A length beside the chunks is gone by now. Where a proxy in front believed it,
+		// the two disagree on where the next request begins, so there is none (RFC 9112,
+		// section 6.3).
+		w.Header().Set("Connection", "close")
+	}
+	if f := checkHeaders(r); f != nil {
+		if strings.HasPrefix(r.URL.Path, "/bookworm.") {
+			g.refuseRPC(w, r, f)
+			return
+		}
+		g.refuse(w, r, f)
+		return
+	}
 	switch path := r.URL.Path; {
 	case strings.HasPrefix(path, "/bookworm."):
 		g.serveRPC(w, r)
@@ -238,6 +252,9 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		header.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		header.Set("Cross-Origin-Resource-Policy", "same-site") // pages that may call by CORS still may
 		header.Set("Cache-Control", "private, no-store")
 
 		defer func() {
@@ -248,7 +265,7 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 					g.refuse(seen, r, fault.New(fault.ReasonInternal, ""))
 				}
 			}
-			g.logger.InfoContext(ctx, "request", "method", r.Method, "route", seen.route, "status", seen.status,
+			g.logger.InfoContext(ctx, "request", "method", methodOf(r), "route", seen.route, "status", seen.status,
 				"duration_ms", float64(time.Since(started).Microseconds())/1000)
 			if value == http.ErrAbortHandler { //nolint:errorlint // as above
 				panic(value)
@@ -291,14 +308,33 @@ func (w *record) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
 }
 
+// Flush sends what was written, for handlers that ask for an http.Flusher by name,
+// as gRPC's reflection does.
+func (w *record) Flush() {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // a connection that is gone shows when it is written to
+}
+
 // Unwrap lets http.ResponseController reach the connection.
 func (w *record) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// methodOf names a request's method, if it is one that the shop knows; any other
+// is the caller's words.
+func methodOf(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "_OTHER"
+}
 
 // named tells the log, the trace and the metrics what a request asks for.
 func (g *gateway) named(r *http.Request, route string) {
 	recordOf(r.Context()).route = route
 	span := trace.SpanFromContext(r.Context())
-	span.SetName(r.Method + " " + route)
+	span.SetName(methodOf(r) + " " + route)
 	span.SetAttributes(attribute.String("http.route", route))
 	if labeler, ok := otelhttp.LabelerFromContext(r.Context()); ok {
 		labeler.Add(attribute.String("http.route", route))
@@ -330,6 +366,8 @@ func (g *gateway) newProxy(base *url.URL, transport http.RoundTripper) *httputil
 		Rewrite: func(request *httputil.ProxyRequest) {
 			request.SetURL(base)
 			request.SetXForwarded()
+			request.Out.Header.Del("Connection") // no context speaks another protocol after an upgrade
+			request.Out.Header.Del("Upgrade")
 			rewriteHeaders(request.Out.Context(), request.Out.Header)
 		},
 	}

@@ -157,6 +157,7 @@ func guarded(ctx context.Context, run Check) (err error) {
 func (h *Health) write(w http.ResponseWriter, code int, answer report) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		h.logger.Debug("health answer not sent", "error", err) // the prober went away

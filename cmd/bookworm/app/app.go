@@ -546,9 +546,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	for name, url := range backends {
 		p.checks[name] = func(ctx context.Context) error { return live(ctx, probe, url) }
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", door)
-	return p.serve(mux, listener)
+	return p.serve(door, listener)
 }
 
 // live asks whether a backend answers at all. Whether it is ready is for the

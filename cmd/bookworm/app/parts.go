@@ -247,8 +247,19 @@ func (p *parts) notifications() (*notification.Store, error) {
 
 // serve answers on the listener, with the health of the process beside the given
 // routes, until the process's context ends, and drains.
-func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
+func (p *parts) serve(handler http.Handler, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
-	h.Register(mux)
-	return rpc.Serve(p.ctx, listener, mux, h.Drain)
+	// Not routes of one mux: it would answer for the handler where a path is not clean,
+	// with a redirect.
+	own := http.NewServeMux()
+	h.Register(own)
+	routed := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/health/live", "/health/ready":
+			own.ServeHTTP(w, r)
+		default:
+			handler.ServeHTTP(w, r)
+		}
+	})
+	return rpc.Serve(p.ctx, listener, routed, h.Drain)
 }
