@@ -95,6 +95,12 @@ func (m *mcpServer) guarded(next mcp.MethodHandler) mcp.MethodHandler {
 				result, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: said(fault.New(fault.ReasonInternal, ""))}
 			}
 		}()
+		// The library writes a URI that it does not know into its answer as Go would, which
+		// is not always JSON.
+		if read, ok := request.GetParams().(*mcp.ReadResourceParams); ok && read != nil && strings.ContainsFunc(read.URI, func(c rune) bool { return c <= ' ' || c > '~' }) {
+			problem := fault.New(fault.ReasonInvalidArgument, "The uri is none.").WithField("uri", "is not a URI")
+			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: said(problem)}
+		}
 		result, err = next(ctx, method, request)
 		if called, ok := result.(*mcp.CallToolResult); ok && called != nil && called.IsError {
 			if _, ours := errors.AsType[*toolError](called.GetError()); !ours { // the library's, about the arguments
