@@ -326,4 +326,4 @@ func quantile(trips []trip, of func(trip) time.Duration, q float64) time.Duratio
 	return values[min(int(q*float64(len(values))), len(values)-1)]
 }
 
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+func ms(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
