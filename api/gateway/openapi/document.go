@@ -221,10 +221,9 @@ type (
 		Content  map[string]media `json:"content"`
 	}
 	media struct {
-		Schema      *jsonschema.Schema   `json:"schema"`
-		Example     json.RawMessage      `json:"example,omitempty"`
-		Examples    map[string]*instance `json:"examples,omitempty"`
-		EventSchema *jsonschema.Schema   `json:"x-bookworm-event-data,omitempty"`
+		Schema   *jsonschema.Schema   `json:"schema"`
+		Example  json.RawMessage      `json:"example,omitempty"`
+		Examples map[string]*instance `json:"examples,omitempty"`
 	}
 	response struct {
 		Ref         string            `json:"$ref,omitempty"`

@@ -163,7 +163,7 @@ func (m *maker) headerParameters(o Operation) []parameter {
 		all = append(all, parameter{
 			Name: "If-Match", In: "header",
 			Description: "The ETag of the version that is meant, or * for whichever there is. It says the same as the field etag. Another version is STALE_VERSION.",
-			Schema:      &jsonschema.Schema{Type: "string", MaxLength: new(70)},
+			Schema:      &jsonschema.Schema{Type: "string"},
 		})
 	}
 	if versioned, _ := m.versioned(o); versioned && o.Verb == http.MethodGet {
@@ -248,13 +248,39 @@ func (m *maker) answer(o Operation) (*jsonschema.Schema, error) {
 		return m.schemas.field(field, m.schemas.written, m.schemas.writtenEnum)
 	}
 	if event := o.Method.Output().Fields().ByName("event"); o.Method.IsStreamingServer() && event != nil {
-		schema, err := m.schemas.written(event.Message())
-		return &jsonschema.Schema{AllOf: []*jsonschema.Schema{schema, {
-			Properties: map[string]*jsonschema.Schema{"conversation_id": {Type: "string", Description: "The conversation's UUID."}},
-			Required:   []string{"conversation_id"},
-		}}}, err
+		return m.event(event.Message())
 	}
 	return m.schemas.written(o.Method.Output())
+}
+
+// event returns the schema of one server-sent event whose data is a message with
+// the conversation's id.
+func (m *maker) event(message protoreflect.MessageDescriptor) (*jsonschema.Schema, error) {
+	data, err := m.schemas.written(message)
+	if err != nil {
+		return nil, err
+	}
+	var kinds []any
+	for i := range message.Oneofs().Len() {
+		fields := message.Oneofs().Get(i).Fields()
+		for j := range fields.Len() {
+			kinds = append(kinds, string(fields.Get(j).Name()))
+		}
+	}
+	return &jsonschema.Schema{
+		Type: "object", Description: "One event.", Required: []string{"data"},
+		Properties: map[string]*jsonschema.Schema{
+			"id":    {Type: "string", Description: "The event's number; none on an error that broke the stream off.", Pattern: "^[0-9]+$"},
+			"event": {Type: "string", Description: "Its kind.", Enum: kinds},
+			"data": {Type: "string", Description: "Its JSON.", ContentMediaType: asJSON, ContentSchema: &jsonschema.Schema{
+				AllOf: []*jsonschema.Schema{data, {
+					Type: "object", Required: []string{"conversation_id"},
+					Properties: map[string]*jsonschema.Schema{"conversation_id": {Type: "string", Description: "The conversation's UUID."}},
+				}},
+			}},
+		},
+		PropertyOrder: []string{"id", "event", "data"},
+	}, nil
 }
 
 func (m *maker) responses(o Operation, access access) (map[string]*response, error) {
@@ -316,7 +342,6 @@ func (m *maker) success(o Operation) (*response, error) {
 	if o.Method.IsStreamingServer() {
 		kind, description = asEvents, "The events, one by one as they happen, as server-sent events. `id` is the event's number, `event` its kind, "+
 			"`data` its JSON. A comment every 15 seconds shows that the stream is alive."
-		body.Schema, body.EventSchema = &jsonschema.Schema{Type: "string"}, schema
 	}
 	return &response{Description: description, Headers: headersOf(names...), Content: map[string]media{kind: body}}, nil
 }

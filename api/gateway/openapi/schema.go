@@ -150,9 +150,37 @@ func (s *schemas) readField(field protoreflect.FieldDescriptor) (*jsonschema.Sch
 	if err != nil {
 		return nil, false, fmt.Errorf("%s: %w", field.FullName(), err)
 	}
+	if names := maskable(field); len(names) > 0 {
+		one := "(" + strings.Join(names, "|") + ")"
+		property.Pattern = "^" + one + "(," + one + ")*$"
+	}
 	s.describe(property, field)
 	return property, required, nil
 }
+
+// maskable returns the names that a field mask may have: the fields of the message
+// that stands beside it in the request, but for its version.
+func maskable(field protoreflect.FieldDescriptor) []string {
+	if field.Message() == nil || field.Message().FullName() != fieldMask {
+		return nil
+	}
+	var names []string
+	beside := field.ContainingMessage().Fields()
+	for i := range beside.Len() {
+		changed := beside.Get(i).Message()
+		if changed == nil || changed == field.Message() {
+			continue
+		}
+		for j := range changed.Fields().Len() {
+			if name := string(changed.Fields().Get(j).Name()); name != "etag" {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+const fieldMask = "google.protobuf.FieldMask"
 
 func (s *schemas) object(message protoreflect.MessageDescriptor) *jsonschema.Schema {
 	description := s.comments[message.FullName()]
@@ -259,8 +287,8 @@ func wellKnown(message protoreflect.MessageDescriptor) *jsonschema.Schema {
 	switch message.FullName() {
 	case "google.protobuf.Timestamp":
 		return &jsonschema.Schema{Type: "string", Format: "date-time"}
-	case "google.protobuf.FieldMask":
-		return &jsonschema.Schema{Type: "string", Description: "Names of fields with commas between them.", Pattern: "^[a-zA-Z0-9_.]+(,[a-zA-Z0-9_.]+)*$"}
+	case fieldMask:
+		return &jsonschema.Schema{Type: "string", Description: "Names with commas between them."}
 	case "google.protobuf.Struct":
 		return &jsonschema.Schema{Type: "object"}
 	}

@@ -28,6 +28,7 @@ addEventListener('DOMContentLoaded', () => {
     docExpansion: 'list',
     defaultModelsExpandDepth: 0,
     displayRequestDuration: true,
+    showCommonExtensions: true,
     validatorUrl: null,
   });
 });
