@@ -81,6 +81,7 @@ type gateway struct {
 	procedures map[string]procedure // by path
 	routes     map[string]route     // by the translator's name of the pattern
 	reflection http.Handler
+	pages      map[string]page // the OpenAPI document and the page to read it, by path
 	rest       *runtime.ServeMux
 	webhooks   http.Handler // nil without the finance context
 	agents     http.Handler // nil without the chat context
@@ -109,6 +110,10 @@ func within(ctx context.Context, options Options, limits limits) (http.Handler, 
 		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout, limits: limits,
 		procedures: make(map[string]procedure), routes: make(map[string]route),
 		rpcErrors: connecthttp.NewErrorWriter(),
+	}
+	var err error
+	if g.pages, err = pages(); err != nil {
+		return nil, err
 	}
 	if err := g.connect(ctx, options.Backends); err != nil {
 		return nil, err
@@ -195,6 +200,10 @@ func (g *gateway) around(options Options) http.Handler {
 
 // route sends a request to the part that answers it.
 func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
+	if asked, ok := g.pages[r.URL.Path]; ok {
+		g.servePage(w, r, asked)
+		return
+	}
 	switch path := r.URL.Path; {
 	case strings.HasPrefix(path, "/bookworm."):
 		g.serveRPC(w, r)

@@ -127,6 +127,10 @@ func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Mar
 				allowed = append(allowed, http.MethodHead)
 			}
 		}
+		if len(allowed) == 0 {
+			g.unrouted(r.Context(), nil, nil, w, r, http.StatusNotFound)
+			return
+		}
 		slices.Sort(allowed)
 		g.refuseMethod(w, r, slices.Compact(allowed)...)
 	case http.StatusNotFound:
@@ -152,6 +156,10 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, fault.New(fault.ReasonInternal, "").WithCause(fmt.Errorf("no route for %s %s", r.Method, pattern)))
 			return
 		}
+		if !known.matches(r.URL.Path) { // to the translator the verb of another route is part of the last variable
+			g.unrouted(r.Context(), nil, nil, w, r, http.StatusMethodNotAllowed)
+			return
+		}
 		g.named(r, known.template)
 		timed, cancel := context.WithTimeout(r.Context(), g.timeout)
 		defer cancel()
@@ -166,6 +174,10 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 				return
 			}
 		}
+		if err := plainHeaders(r.Header); err != nil {
+			g.refuse(w, r, err)
+			return
+		}
 		if known.body == "" {
 			r.Body = http.NoBody
 		} else if !g.readable(w, r) {
@@ -178,6 +190,21 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 		ctx := context.WithValue(timed, conditionKey{}, condition{known, r.Header.Get("If-None-Match")})
 		next(w, r.WithContext(ctx), parameters)
 	}
+}
+
+// plainHeaders says whether the headers that decide what a call does arrive as they
+// were sent: nil or the fault. The translator drops a value that gRPC cannot carry, and
+// without its If-Match a change would be made to whichever version there is.
+func plainHeaders(header http.Header) *fault.Error {
+	for _, name := range []string{"Idempotency-Key", "If-Match"} {
+		values := header.Values(name)
+		unfit := func(r rune) bool { return r < ' ' || r > '~' }
+		if len(values) > 1 || len(values) == 1 && strings.ContainsFunc(values[0], unfit) {
+			const problem = "must be one value of visible ASCII characters"
+			return fault.New(fault.ReasonInvalidArgument, "The %s header %s.", name, problem).WithField(name, problem)
+		}
+	}
+	return nil
 }
 
 // access says whether the request's caller may call the procedure: nil or the

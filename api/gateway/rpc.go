@@ -109,10 +109,12 @@ func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.Re
 // and the version it is conditional on in the form that messages use.
 func rewriteHeaders(ctx context.Context, header http.Header) {
 	telemetry.Propagator().Inject(ctx, propagation.HeaderCarrier(header))
-	if condition := header.Get("If-Match"); condition != "" {
-		header.Set("If-Match", versionOf(condition))
-		if versionOf(condition) == "" {
+	if conditions := header.Values("If-Match"); len(conditions) == 1 {
+		switch version := versionOf(conditions[0]); {
+		case strings.TrimSpace(conditions[0]) == "*":
 			header.Del("If-Match")
+		case version != "": // an empty version is no version, and the service says so
+			header.Set("If-Match", version)
 		}
 	}
 }
@@ -166,12 +168,8 @@ func (g *gateway) serveWebhook(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// versionOf returns the opaque version in an If-Match or If-None-Match header,
-// as messages carry it in etag; "" for a star, which asks for no certain one.
+// versionOf returns the opaque version in an If-Match header, as messages carry it
+// in etag.
 func versionOf(condition string) string {
-	condition = strings.TrimSpace(condition)
-	if condition == "*" {
-		return ""
-	}
-	return strings.Trim(strings.TrimPrefix(condition, "W/"), `"`)
+	return strings.Trim(strings.TrimPrefix(strings.TrimSpace(condition), "W/"), `"`)
 }
