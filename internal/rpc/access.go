@@ -33,12 +33,21 @@ func Authenticate(ctx context.Context, verifier Verifier, authorization string) 
 	if authorization == "" {
 		return identity.Caller{}, nil
 	}
+	token, err := bearer(authorization)
+	if err != nil {
+		return identity.Caller{}, err
+	}
+	return verifier.Verify(ctx, token)
+}
+
+// bearer returns the access token of an Authorization header.
+func bearer(authorization string) (string, error) {
 	scheme, token, _ := strings.Cut(authorization, " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return identity.Caller{}, fault.New(fault.ReasonTokenInvalid, "The Authorization header carries no bearer token.")
+		return "", fault.New(fault.ReasonTokenInvalid, "The Authorization header carries no bearer token.")
 	}
-	return verifier.Verify(ctx, token)
+	return token, nil
 }
 
 // Authorize says whether the caller may call the procedure: nil, TOKEN_MISSING

@@ -202,7 +202,7 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		"catalog": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerCatalog},
-		"basket": {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
+		"basket": {[]string{"REDIS_URL", "CATALOG_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerBasket},
 		"ordering": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
 		}, registerOrdering},
@@ -210,7 +210,7 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
 		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS"}, registerRating},
 		"chat": {[]string{
-			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL",
+			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerChat},
 		"compliance": {[]string{"DATABASE_URL"}, registerCompliance},
 	}
@@ -275,7 +275,6 @@ func registerBasket(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	}
 	p.onClose(db.Close)
 	p.checks["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
-	// Books are public, so no token goes along.
 	basketapi.Register(server, basket.NewStore(db), catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
 	return nil
 }
@@ -355,8 +354,8 @@ func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	// None has a credential of its own: each carries the token of the call that is
-	// served, so a tool can do what its caller may.
+	// None calls for itself: each calls for the caller of the call that is served, so
+	// a tool can do what its caller may.
 	books := catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil))
 	reviews := ratingv1connect.NewRatingServiceClient(p.client(p.config.RatingURL, nil))
 	deps := chatapi.Deps{

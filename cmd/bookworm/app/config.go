@@ -49,9 +49,10 @@ type Config struct {
 	JWKSURL string `env:"JWKS_URL"`
 	// Audience must be in every token.
 	Audience string `env:"AUDIENCE" envDefault:"bookworm-api"`
-	// TokenURL gives this service its own tokens, by client credentials.
+	// TokenURL gives this service its own tokens, by client credentials, and those
+	// with which it calls others for a person, by token exchange.
 	TokenURL string `env:"TOKEN_URL"`
-	// ClientID and ClientSecret are the service's own credential.
+	// ClientID and ClientSecret are the service's own credential, one for each process.
 	ClientID     string        `env:"CLIENT_ID" envDefault:"bookworm-service"`
 	ClientSecret personal.Text `env:"CLIENT_SECRET"`
 

@@ -49,6 +49,7 @@ type parts struct {
 	pools        map[string]*pgxpool.Pool
 	temporalOnce func() (client.Client, error)
 	tokensOnce   func() oauth2.TokenSource
+	exchanger    *identity.Exchanger
 	verifierOnce func() (*identity.Verifier, error)
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
@@ -66,11 +67,9 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.verifierOnce = sync.OnceValues(p.makeVerifier)
 	p.modelOnce = sync.OnceValues(p.makeModel)
 	p.vectorsOnce = sync.OnceValues(p.openVectors)
-	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
-		return identity.ServiceTokens(context.WithoutCancel(ctx), identity.ServiceConfig{
-			TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
-		})
-	})
+	own := identity.ServiceConfig{TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret}
+	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource { return identity.ServiceTokens(context.WithoutCancel(ctx), own) })
+	p.exchanger = identity.NewExchanger(own)
 	return p
 }
 
@@ -198,10 +197,12 @@ func (p *parts) indexer() (*catalog.Indexer, error) {
 	}, nil
 }
 
-// client returns a client of another context's API.
+// client returns a client of another context's API. With tokens the process calls
+// for itself, without for the caller of the call being served; a process that has
+// such a client needs TOKEN_URL and CLIENT_SECRET all the same.
 func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
 	return rpc.NewClient(rpc.ClientOptions{
-		BaseURL: url, Tokens: tokens, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+		BaseURL: url, Tokens: tokens, OnBehalf: p.exchanger.Exchange, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
 	})
 }
 
