@@ -11,7 +11,9 @@ import (
 
 // NewWithin is New with times of the test's own.
 func NewWithin(ctx context.Context, options Options, unary, heartbeat, write time.Duration) (http.Handler, error) {
-	return within(ctx, options, limits{unary: unary, heartbeat: heartbeat, write: write})
+	own := usual
+	own.unary, own.body, own.heartbeat, own.write = unary, unary, heartbeat, write
+	return within(ctx, options, own)
 }
 
 // Operations are the routes of every context, as the OpenAPI document describes

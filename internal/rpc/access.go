@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
@@ -25,6 +26,20 @@ func RolesOf(method protoreflect.MethodDescriptor) []accessv1.Role {
 		return nil
 	}
 	return rule.GetRoles()
+}
+
+// LimitOf returns the class of calls that a procedure is counted with, never
+// LIMIT_UNSPECIFIED.
+func LimitOf(method protoreflect.MethodDescriptor) accessv1.Limit {
+	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
+	if class := rule.GetLimit(); class != accessv1.Limit_LIMIT_UNSPECIFIED {
+		return class
+	}
+	options, _ := method.Options().(*descriptorpb.MethodOptions)
+	if options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS {
+		return accessv1.Limit_LIMIT_BROWSE
+	}
+	return accessv1.Limit_LIMIT_WRITE
 }
 
 // Authenticate returns the caller that an Authorization header names; the

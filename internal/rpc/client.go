@@ -33,6 +33,8 @@ type ClientOptions struct {
 	OnBehalf func(ctx context.Context, token string) (string, error)
 	// HTTPClient replaces the default, which speaks HTTP/2 without TLS.
 	HTTPClient *http.Client
+	// Breaker stands before the default HTTPClient. Nil: every call is tried.
+	Breaker *Breaker
 	// TracerProvider and MeterProvider; nil: the global ones.
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
@@ -51,7 +53,11 @@ type ClientOptions struct {
 // show as errors of the calls.
 func NewClient(options ClientOptions) *connect.Client {
 	if options.HTTPClient == nil {
-		options.HTTPClient = &http.Client{Transport: Transport()}
+		var transport http.RoundTripper = Transport()
+		if options.Breaker != nil {
+			transport = options.Breaker.Transport(transport)
+		}
+		options.HTTPClient = &http.Client{Transport: transport}
 	}
 	tracing, err := otelconnect.NewClientInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
 	if err != nil {

@@ -517,7 +517,8 @@ func ratingWorker(p *parts, c client.Client) (worker.Worker, error) {
 
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
-	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL")
+	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
+		"REDIS_URL", "LIMIT_KEY")
 	if len(args) > 0 {
 		err = errors.Join(err, fmt.Errorf("gateway takes no argument, not %q", args))
 	}
@@ -534,9 +535,22 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 		"catalog": c.CatalogURL, "basket": c.BasketURL, "ordering": c.OrderingURL, "finance": c.FinanceURL, "notification": c.NotificationURL,
 		"rating": c.RatingURL, "chat": c.ChatURL, "compliance": c.ComplianceURL,
 	}
+	limiter, err := p.limiter()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	breakers, err := p.breakers()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	door, err := gateway.New(ctx, gateway.Options{
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
-		CORSOrigins: c.CORSOrigins,
+		CORSOrigins: c.CORSOrigins, TrustedProxies: c.TrustedProxies, Breakers: breakers, Limiter: limiter,
+		Limits: gateway.Limits{
+			Browse: c.LimitBrowse, Search: c.LimitSearch, Write: c.LimitWrite, Checkout: c.LimitCheckout, Chat: c.LimitChat,
+			Webhook: c.LimitWebhook, Token: c.LimitToken,
+		},
+		HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the gateway: %w", err), listener.Close())

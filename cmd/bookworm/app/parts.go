@@ -9,7 +9,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,10 +26,12 @@ import (
 	"bookworm/internal/catalog"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
+	"bookworm/internal/limit"
 	"bookworm/internal/llm"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
 	"bookworm/internal/postgres"
+	"bookworm/internal/redis"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
@@ -53,6 +57,7 @@ type parts struct {
 	verifierOnce func() (*identity.Verifier, error)
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
+	breakersOnce func() (*rpc.Breakers, error)
 }
 
 // open returns the parts of a process that lives until ctx ends. The caller
@@ -70,6 +75,9 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	own := identity.ServiceConfig{TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret}
 	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource { return identity.ServiceTokens(context.WithoutCancel(ctx), own) })
 	p.exchanger = identity.NewExchanger(own)
+	p.breakersOnce = sync.OnceValues(func() (*rpc.Breakers, error) {
+		return rpc.NewBreakers(tel.Logger, tel.MeterProvider.Meter("bookworm/rpc"))
+	})
 	return p
 }
 
@@ -197,13 +205,36 @@ func (p *parts) indexer() (*catalog.Indexer, error) {
 	}, nil
 }
 
+// breakers returns the process's circuit breakers.
+func (p *parts) breakers() (*rpc.Breakers, error) { return p.breakersOnce() }
+
+// limiter returns what counts calls. Redis is no check of the process: without it
+// each replica counts alone.
+func (p *parts) limiter() (*limit.Limiter, error) {
+	db, err := redis.Dial(string(p.config.RedisURL))
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(db.Close)
+	return limit.New(limit.Config{
+		Redis: db, Key: p.config.LimitKey, Logger: p.tel.Logger, Meter: p.tel.MeterProvider.Meter("bookworm/limit"),
+	})
+}
+
 // client returns a client of another context's API. With tokens the process calls
 // for itself, without for the caller of the call being served; a process that has
 // such a client needs TOKEN_URL and CLIENT_SECRET all the same.
-func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
-	return rpc.NewClient(rpc.ClientOptions{
-		BaseURL: url, Tokens: tokens, OnBehalf: p.exchanger.Exchange, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
-	})
+func (p *parts) client(address string, tokens oauth2.TokenSource) *connect.Client {
+	options := rpc.ClientOptions{
+		BaseURL: address, Tokens: tokens, OnBehalf: p.exchanger.Exchange, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+	}
+	breakers, err := p.breakers()
+	if err != nil {
+		p.tel.Logger.Warn("calls are made without breakers", "error", err)
+	} else {
+		options.Breaker = breakers.Of(strings.TrimPrefix(strings.TrimPrefix(address, "http://"), "https://"))
+	}
+	return rpc.NewClient(options)
 }
 
 // outbound returns a traced client for other people's HTTP servers. A timeout of 0
@@ -251,5 +282,17 @@ func (p *parts) notifications() (*notification.Store, error) {
 func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
 	h.Register(mux)
-	return rpc.Serve(p.ctx, listener, mux, h.Drain)
+	options := rpc.ServeOptions{
+		Drain: h.Drain, Connections: p.config.MaxConnections,
+		Trusted: func(peer netip.Addr) bool {
+			return slices.ContainsFunc(p.config.TrustedProxies, func(network netip.Prefix) bool { return network.Contains(peer) })
+		},
+	}
+	if p.config.TLSCertFile != "" {
+		var err error
+		if options.TLS, err = rpc.LoadTLS(p.config.TLSCertFile, p.config.TLSKeyFile, p.tel.Logger); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
+	return rpc.ServeWith(p.ctx, listener, mux, options)
 }
