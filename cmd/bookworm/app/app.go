@@ -334,6 +334,7 @@ func registerNotification(p *parts, server *connect.Server, _ *http.ServeMux) er
 	if err != nil {
 		return err
 	}
+	p.holders["notification"] = notification.Personal{Store: store}
 	notificationapi.Register(server, store)
 	return nil
 }
