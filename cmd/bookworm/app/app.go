@@ -322,6 +322,7 @@ func registerFinance(p *parts, server *connect.Server, mux *http.ServeMux) error
 		return err
 	}
 	store := finance.NewStore(db)
+	p.holders["finance"] = finance.Personal{Payments: store}
 	financeapi.Register(server, store)
 	mux.Handle("POST "+financeapi.WebhookPath, &financeapi.Webhook{
 		Store: store, Temporal: temporalClient, Secret: p.config.StripeWebhookSecret, Logger: p.tel.Logger,
