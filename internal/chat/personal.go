@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"bookworm/internal/page"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/export"
 	"bookworm/internal/postgres"
 )
 
@@ -47,31 +47,24 @@ type Personal struct{ Store *Store }
 
 var _ personal.Holder = Personal{}
 
-// utc writes a moment in a query as RFC 3339 has it.
-func utc(column string) string {
-	return `to_char(` + column + ` at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`
-}
-
-// parts are the kinds of record in their order. Each query returns the key of a
-// record, a UUID and a number, and the record; $1 is the subject, $2 and $3 the key
-// before, $4 how many.
-var parts = []struct{ name, query string }{
+// parts are what an export has, in this order.
+var parts = []export.Part{
 	{"conversations", `
 		select id, 0::bigint, json_build_object('id', id, 'title', title, 'summary', summary,
-			'created_at', ` + utc("created_at") + `, 'updated_at', ` + utc("updated_at") + `)
+			'created_at', ` + export.UTC("created_at") + `, 'updated_at', ` + export.UTC("updated_at") + `)
 		from conversation where subject = $1 and (id, 0::bigint) > ($2, $3) order by id limit $4`},
 	// A delta is a word of the answer.
 	{"turns", `
 		select t.conversation_id, t.number, json_build_object('id', t.id, 'conversation_id', t.conversation_id, 'number', t.number,
 			'question', question, 'answer', answer, 'citations', citations, 'outcome', outcome,
 			'input_tokens', input_tokens, 'output_tokens', output_tokens,
-			'created_at', ` + utc("t.created_at") + `, 'ended_at', ` + utc("ended_at") + `,
+			'created_at', ` + export.UTC("t.created_at") + `, 'ended_at', ` + export.UTC("ended_at") + `,
 			'events', (select json_agg(event order by sequence) from turn_event where turn_id = t.id and event->'delta' is null))
 		from turn t join conversation c on c.id = t.conversation_id
 		where c.subject = $1 and (t.conversation_id, t.number) > ($2, $3) order by t.conversation_id, t.number limit $4`},
 	{"proposals", `
 		select a.id, 0::bigint, json_build_object('id', a.id, 'conversation_id', conversation_id, 'turn_id', turn_id, 'book_id', book_id,
-			'quantity', quantity, 'text', text, 'state', state, 'result', result, 'created_at', ` + utc("a.created_at") + `)
+			'quantity', quantity, 'text', text, 'state', state, 'result', result, 'created_at', ` + export.UTC("a.created_at") + `)
 		from action a join conversation c on c.id = a.conversation_id
 		where c.subject = $1 and (a.id, 0::bigint) > ($2, $3) order by a.id limit $4`},
 	{"usage", `
@@ -84,44 +77,7 @@ var parts = []struct{ name, query string }{
 // Export returns a page of what a person and the bookseller said to each other, of
 // what it proposed, and of what that took. Errors: PAGE_TOKEN_INVALID.
 func (p Personal) Export(ctx context.Context, subject, token string) ([]personal.Section, string, error) {
-	const list = "chat.export"
-	part, id, number := 0, uuid.Nil, int64(-1)
-	if token != "" {
-		if err := page.Decode(token, list, subject, &part, &id, &number); err != nil {
-			return nil, "", err
-		}
-	}
-	for ; part >= 0 && part < len(parts); part++ {
-		records, err := p.Store.part(ctx, part, subject, &id, &number)
-		if err != nil {
-			return nil, "", err
-		}
-		if len(records) > 0 {
-			next, err := page.Encode(list, subject, part, id, number)
-			return []personal.Section{{Name: parts[part].name, Records: records}}, next, err
-		}
-		id, number = uuid.Nil, -1
-	}
-	return nil, "", nil
-}
-
-// part returns the next records of a kind, and leaves the key of the last one.
-func (s *Store) part(ctx context.Context, part int, subject string, id *uuid.UUID, number *int64) ([]map[string]any, error) {
-	rows, err := s.db.Query(ctx, parts[part].query, subject, *id, *number, personalPage)
-	if err != nil {
-		return nil, fmt.Errorf("export %s: %w", parts[part].name, err)
-	}
-	records, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (record map[string]any, err error) {
-		var raw []byte
-		if err := row.Scan(id, number, &raw); err != nil {
-			return nil, err
-		}
-		return record, json.Unmarshal(raw, &record)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("export %s: %w", parts[part].name, err)
-	}
-	return records, nil
+	return export.Page(ctx, p.Store.db, "chat.export", parts, subject, token, personalPage)
 }
 
 // Erase deletes a person's conversations with all that was said in them, and puts

@@ -349,7 +349,9 @@ func registerRating(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	ratingapi.Register(server, ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient})
+	deps := ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient}
+	p.holders["rating"] = ratingapi.Holder(deps)
+	ratingapi.Register(server, deps)
 	return nil
 }
 
