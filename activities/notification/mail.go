@@ -199,7 +199,7 @@ func (a *Activities) open(m OrderMail) (notification.Mail, mail.Message, error) 
 		return notification.Mail{}, mail.Message{}, invalid("the mail cannot be written: " + err.Error())
 	}
 	to := personal.Text(contact.Email)
-	return notification.Mail{Recipient: to, Template: m.Template, EventID: m.EventID},
+	return notification.Mail{Recipient: to, Template: m.Template, EventID: m.EventID, Subject: m.Subject},
 		mail.Message{To: to, Subject: written.Subject, Text: written.Text, HTML: written.HTML}, nil
 }
 

@@ -315,6 +315,9 @@ func (h *orders) CancelOrder(ctx context.Context, req *orderingv1.CancelOrderReq
 }
 
 func (h *orders) proto(o ordering.Order) (*orderingv1.Order, error) {
+	if len(o.Details) == 0 { // their time is over, or the shopper was erased
+		return orderProto(o, ordering.Address{CountryCode: o.Country}), nil
+	}
 	var details ordering.Details
 	if err := h.Sealer.Open(o.ID, o.Details, &details); err != nil {
 		return nil, fmt.Errorf("open order details: %w", err)

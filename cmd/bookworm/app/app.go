@@ -239,6 +239,9 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 			return errors.Join(fmt.Errorf("serve %s: %w", name, err), listener.Close())
 		}
 	}
+	if len(p.holders) > 0 {
+		complianceapi.RegisterHolders(server, p.holders)
+	}
 	mux.Handle("/", rpc.Handler(server))
 	return p.serve(mux, listener)
 }
@@ -275,7 +278,9 @@ func registerBasket(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	}
 	p.onClose(db.Close)
 	p.checks["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
-	basketapi.Register(server, basket.NewStore(db), catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
+	store := basket.NewStore(db)
+	p.holders["basket"] = basket.Personal{Baskets: store}
+	basketapi.Register(server, store, catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
 	return nil
 }
 
@@ -292,8 +297,12 @@ func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error 
 	if err != nil {
 		return err
 	}
+	store := ordering.NewStore(db)
+	p.holders["ordering"] = &ordering.Personal{Orders: store, Open: func(_ context.Context, _, label string, sealed personal.Sealed, v any) error {
+		return sealer.Open(label, sealed, v)
+	}}
 	orderingapi.Register(server, orderingapi.Deps{
-		Orders: ordering.NewStore(db), Temporal: temporalClient, Sealer: sealer,
+		Orders: store, Temporal: temporalClient, Sealer: sealer,
 		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
 		Books:   catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)),
 
@@ -312,6 +321,7 @@ func registerFinance(p *parts, server *connect.Server, mux *http.ServeMux) error
 		return err
 	}
 	store := finance.NewStore(db)
+	p.holders["finance"] = finance.Personal{Payments: store}
 	financeapi.Register(server, store)
 	mux.Handle("POST "+financeapi.WebhookPath, &financeapi.Webhook{
 		Store: store, Temporal: temporalClient, Secret: p.config.StripeWebhookSecret, Logger: p.tel.Logger,
@@ -324,6 +334,7 @@ func registerNotification(p *parts, server *connect.Server, _ *http.ServeMux) er
 	if err != nil {
 		return err
 	}
+	p.holders["notification"] = notification.Personal{Store: store}
 	notificationapi.Register(server, store)
 	return nil
 }
@@ -337,7 +348,9 @@ func registerRating(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	ratingapi.Register(server, ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient})
+	deps := ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient}
+	p.holders["rating"] = ratingapi.Holder(deps)
+	ratingapi.Register(server, deps)
 	return nil
 }
 
@@ -358,8 +371,10 @@ func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
 	// a tool can do what its caller may.
 	books := catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil))
 	reviews := ratingv1connect.NewRatingServiceClient(p.client(p.config.RatingURL, nil))
+	store := chat.NewStore(db)
+	p.holders["chat"] = chat.Personal{Store: store}
 	deps := chatapi.Deps{
-		Store: chat.NewStore(db), Model: model, Books: books, Reviews: reviews,
+		Store: store, Model: model, Books: books, Reviews: reviews,
 		Orders:  orderingv1connect.NewOrderServiceClient(p.client(p.config.OrderingURL, nil)),
 		Baskets: basketv1connect.NewBasketServiceClient(p.client(p.config.BasketURL, nil)),
 		Limits:  chat.Limits{DayTokens: p.config.ChatDayTokens, InputPrice: p.config.ChatInputPrice, OutputPrice: p.config.ChatOutputPrice},
