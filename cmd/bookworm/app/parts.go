@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/catalog"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
 	"bookworm/internal/llm"
@@ -203,6 +204,20 @@ func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
 	return rpc.NewClient(rpc.ClientOptions{
 		BaseURL: url, Tokens: tokens, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
 	})
+}
+
+// audit returns what records the calls of the shop's staff; nil in a process whose
+// contexts have none, which needs no address of the log.
+func (p *parts) audit() *rpc.Audit {
+	if p.config.ComplianceURL == "" {
+		return nil
+	}
+	audit := rpc.NewAudit(compliancev1connect.NewAuditLogServiceClient(p.client(p.config.ComplianceURL, p.tokens())), p.tel.Logger)
+	p.background(func(ctx context.Context) error {
+		audit.Run(ctx)
+		return nil
+	})
+	return audit
 }
 
 // outbound returns a traced client for other people's HTTP servers. A timeout of 0
