@@ -14,4 +14,6 @@ type Deps struct {
 }
 
 // Register adds the context's services to a server.
-func Register(_ *connect.Server, _ Deps) {}
+func Register(server *connect.Server, deps Deps) {
+	registerAudit(server, deps.Store)
+}

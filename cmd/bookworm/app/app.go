@@ -69,6 +69,9 @@ const sweepInterval = 15 * time.Second
 // for, such as the sale of a last copy.
 const indexInterval = time.Second
 
+// headInterval is how often the end of the audit log is logged.
+const headInterval = time.Hour
+
 const usage = `usage:
   bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification rating chat compliance
   bookworm worker <context>...  run the workflows and activities of contexts: catalog ordering finance notification rating compliance
@@ -200,19 +203,23 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		register func(*parts, *connect.Server, *http.ServeMux) error
 	}{
 		"catalog": {[]string{
-			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "TOKEN_URL", "CLIENT_SECRET",
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "COMPLIANCE_URL",
+			"TOKEN_URL", "CLIENT_SECRET",
 		}, registerCatalog},
 		"basket": {[]string{"REDIS_URL", "CATALOG_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerBasket},
 		"ordering": {[]string{
-			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
+			"PERSONAL_DATA_KEY",
 		}, registerOrdering},
-		"finance":      {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET"}, registerFinance},
+		"finance": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
+		}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
-		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS"}, registerRating},
+		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerRating},
 		"chat": {[]string{
 			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerChat},
-		"compliance": {[]string{"DATABASE_URL"}, registerCompliance},
+		"compliance": {[]string{"DATABASE_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerCompliance},
 	}
 	needs := []string{"ISSUER_URL"}
 	for _, name := range contexts {
@@ -228,7 +235,7 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		return errors.Join(err, listener.Close())
 	}
 	server, err := rpc.NewServer(rpc.ServerOptions{
-		Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
+		Audit: p.audit(), Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the server: %w", err), listener.Close())
@@ -403,7 +410,12 @@ func registerCompliance(p *parts, server *connect.Server, _ *http.ServeMux) erro
 	if err != nil {
 		return err
 	}
-	complianceapi.Register(server, complianceapi.Deps{Store: compliance.NewStore(db)})
+	store := compliance.NewStore(db)
+	complianceapi.Register(server, complianceapi.Deps{Store: store})
+	p.background(func(ctx context.Context) error {
+		complianceapi.LogAuditHead(ctx, store, headInterval, p.tel.Logger)
+		return nil
+	})
 	return nil
 }
 

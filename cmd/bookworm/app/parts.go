@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/catalog"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
 	"bookworm/internal/limit"
@@ -237,6 +238,20 @@ func (p *parts) client(address string, tokens oauth2.TokenSource) *connect.Clien
 		options.Breaker = breakers.Of(strings.TrimPrefix(strings.TrimPrefix(address, "http://"), "https://"))
 	}
 	return rpc.NewClient(options)
+}
+
+// audit returns what records the calls of the shop's staff; nil in a process whose
+// contexts have none, which needs no address of the log.
+func (p *parts) audit() *rpc.Audit {
+	if p.config.ComplianceURL == "" {
+		return nil
+	}
+	audit := rpc.NewAudit(compliancev1connect.NewAuditLogServiceClient(p.client(p.config.ComplianceURL, p.tokens())), p.tel.Logger)
+	p.background(func(ctx context.Context) error {
+		audit.Run(ctx)
+		return nil
+	})
+	return audit
 }
 
 // outbound returns a traced client for other people's HTTP servers. A timeout of 0
