@@ -84,14 +84,14 @@ func (b *bundle) start(t *testing.T) {
 
 // mail returns a mail to the recipient, with a contact sealed anew, as a repeated
 // event would have it.
-func (b *bundle) mail(t *testing.T, recipient string) activities.OrderMail {
+func (b *bundle) mail(t *testing.T, recipient string) activities.Mail {
 	t.Helper()
 	contact, err := b.sealer.Seal(orderID, activities.Contact{Email: recipient, Name: "Alice"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	price := money.New("USD", 1299)
-	return activities.OrderMail{
+	return activities.Mail{
 		OrderID: orderID, Subject: "alice", Template: notification.OrderConfirmed, EventID: orderID + "/confirmed", Contact: contact,
 		Lines:    []activities.Line{{Title: "Dune", Quantity: 1, UnitPrice: price, LineTotal: price}},
 		Subtotal: price, Shipping: money.New("USD", 0), Tax: money.New("USD", 0), Discount: money.New("USD", 0), Total: price,
@@ -323,7 +323,7 @@ func TestN3_AtMostOneMailPerRecipientTemplateEvent(t *testing.T) {
 		cancelled, second := b.mail(t, email), b.mail(t, email)
 		cancelled.Template = notification.OrderCancelled
 		second.EventID = "another"
-		for _, m := range []activities.OrderMail{b.mail(t, email), b.mail(t, "bob@example.com"), cancelled, second} {
+		for _, m := range []activities.Mail{b.mail(t, email), b.mail(t, "bob@example.com"), cancelled, second} {
 			if result, err := b.SendOrderMail(t.Context(), m); err != nil || result.State != string(notification.Sent) {
 				t.Errorf("send: %+v, %v", result, err)
 			}
@@ -379,11 +379,11 @@ func TestRefusedForGoodIsNotRetried(t *testing.T) {
 func TestInvalidMailsAreNotRetriedAndClaimNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	for name, change := range map[string]func(*activities.OrderMail){
-		"contact of another order": func(m *activities.OrderMail) { m.OrderID = "another" },
-		"no contact":               func(m *activities.OrderMail) { m.Contact = nil },
-		"unknown template":         func(m *activities.OrderMail) { m.Template = "order_lost" },
-		"no event":                 func(m *activities.OrderMail) { m.EventID = "" },
+	for name, change := range map[string]func(*activities.Mail){
+		"contact of another order": func(m *activities.Mail) { m.OrderID = "another" },
+		"no contact":               func(m *activities.Mail) { m.Contact = nil },
+		"unknown template":         func(m *activities.Mail) { m.Template = "order_lost" },
+		"no event":                 func(m *activities.Mail) { m.EventID = "" },
 	} {
 		m := b.mail(t, email)
 		change(&m)

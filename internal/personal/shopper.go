@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -14,6 +15,15 @@ import (
 // ErrErased is returned by ShopperSealer.Open for a value that nobody can open any
 // more, because it was emptied or the key that it was sealed with was destroyed.
 var ErrErased = errors.New("sealed value is erased")
+
+const (
+	// OpenLife is how long a key may be remembered for opening: how long after its
+	// end somewhere in the shop may still open with it.
+	OpenLife = 5 * time.Minute
+	// SealLife is how long a key may be remembered as the shopper's current one: how
+	// long after an erasure began something may still be sealed.
+	SealLife = 10 * time.Second
+)
 
 // Key is one key of a shopper. It prints as its id.
 type Key struct {

@@ -18,14 +18,6 @@ import (
 )
 
 const (
-	// OpenLife is how long a key is remembered for opening: how long after a key was
-	// destroyed somewhere in the shop may still open with it.
-	OpenLife = 5 * time.Minute
-	// SealLife is how long a key is remembered as the shopper's current one: how long
-	// after an erasure began something may still be sealed. The erasure waits for
-	// longer than that before it looks for what there is.
-	SealLife = 10 * time.Second
-
 	size = 10_000 // keys that are remembered, a few hundred bytes each
 
 	// callTimeout bounds one question; those who wait for it may give up earlier.
@@ -108,9 +100,9 @@ func (r *Ring) ask(ctx context.Context, req *compliancev1.GetShopperKeyRequest) 
 			return nil, err
 		}
 		if req.GetKeyId() == "" {
-			r.current.Add(req.GetSubject(), remembered{key, now.Add(SealLife)})
+			r.current.Add(req.GetSubject(), remembered{key, now.Add(personal.SealLife)})
 		}
-		r.byID.Add(whose{req.GetSubject(), id}, remembered{key, now.Add(OpenLife)})
+		r.byID.Add(whose{req.GetSubject(), id}, remembered{key, now.Add(personal.OpenLife)})
 		return key, nil
 	})
 	select {
