@@ -73,7 +73,7 @@ type Mail struct {
 	Contact                                  personal.Sealed
 	Lines                                    []Line
 	Subtotal, Shipping, Tax, Discount, Total money.Money
-	Reason                                   string `json:",omitempty"` // why the order ended
+	Reason                                   string   `json:",omitempty"` // why the order ended
 	Request                                  *Request `json:",omitempty"`
 }
 

@@ -317,11 +317,15 @@ func (h *orders) CancelOrder(ctx context.Context, req *orderingv1.CancelOrderReq
 	return &orderingv1.CancelOrderResponse{Order: order}, nil
 }
 
-// proto opens what is sealed in an order. One whose shopper was erased has no
-// address.
+// proto opens what is sealed in an order. Of an address whose time is over, or whose
+// shopper was erased, the country is left.
 func (h *orders) proto(ctx context.Context, o ordering.Order) (*orderingv1.Order, error) {
 	var details ordering.Details
-	if err := h.Sealer.Open(ctx, o.Subject, o.ID, o.Details, &details); err != nil && !errors.Is(err, personal.ErrErased) {
+	err := h.Sealer.Open(ctx, o.Subject, o.ID, o.Details, &details)
+	if errors.Is(err, personal.ErrErased) {
+		return orderProto(o, ordering.Address{CountryCode: o.Country}), nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open order details: %w", err)
 	}
 	return orderProto(o, details.Address), nil

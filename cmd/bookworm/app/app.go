@@ -239,6 +239,9 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 			return errors.Join(fmt.Errorf("serve %s: %w", name, err), listener.Close())
 		}
 	}
+	if len(p.holders) > 0 {
+		complianceapi.RegisterHolders(server, p.holders)
+	}
 	mux.Handle("/", rpc.Handler(server))
 	return p.serve(mux, listener)
 }
@@ -276,7 +279,9 @@ func registerBasket(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	p.onClose(db.Close)
 	p.checks["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
 	// Books are public, so no token goes along.
-	basketapi.Register(server, basket.NewStore(db), catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
+	store := basket.NewStore(db)
+	p.holders["basket"] = basket.Personal{Baskets: store}
+	basketapi.Register(server, store, catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
 	return nil
 }
 
@@ -293,8 +298,12 @@ func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error 
 	if err != nil {
 		return err
 	}
+	store := ordering.NewStore(db)
+	p.holders["ordering"] = &ordering.Personal{Orders: store, Open: func(_ context.Context, _, label string, sealed personal.Sealed, v any) error {
+		return sealer.Open(label, sealed, v)
+	}}
 	orderingapi.Register(server, orderingapi.Deps{
-		Orders: ordering.NewStore(db), Temporal: temporalClient, Sealer: sealer,
+		Orders: store, Temporal: temporalClient, Sealer: sealer,
 		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
 		Books:   catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)),
 
