@@ -6,11 +6,15 @@ package compliance
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 
 	"bookworm/internal/compliance"
+	compliancev1 "bookworm/internal/gen/bookworm/compliance/v1"
 	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/process"
 )
@@ -27,6 +31,7 @@ var Contexts = []string{"basket", "rating", "chat", "ordering", "finance", "noti
 // credential.
 type Activities struct {
 	Privacy *compliance.PrivacyStore
+	Log     *compliance.Store
 	// Holders has a client for each of Contexts.
 	Holders map[string]compliancev1connect.PersonalDataServiceClient
 }
@@ -73,4 +78,29 @@ func (a *Activities) CountKeys(ctx context.Context, r Request) (int64, error) {
 // CompleteErasure destroys the shopper's keys and completes the request.
 func (a *Activities) CompleteErasure(ctx context.Context, r Request, steps []compliance.Step) error {
 	return a.Privacy.CompleteErasure(ctx, r.Subject, r.ID, steps)
+}
+
+// procedures are how people ask for each kind.
+var procedures = map[compliance.Kind]string{
+	compliance.Export:  compliancev1connect.PrivacyServiceRequestExportProcedure,
+	compliance.Erasure: compliancev1connect.PrivacyServiceRequestErasureProcedure,
+}
+
+// RecordProof adds to the audit log that a request was answered, and its proof. The
+// person is not named: nothing is ever taken out of the log.
+func (a *Activities) RecordProof(ctx context.Context, r Request, proof string) error {
+	var asked proto.Message = &compliancev1.RequestExportRequest{}
+	if r.Kind == compliance.Erasure {
+		asked = &compliancev1.RequestErasureRequest{Confirm: true}
+	}
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(asked)
+	if err != nil {
+		return fmt.Errorf("encode the request: %w", err)
+	}
+	_, err = a.Log.AppendAudit(ctx, compliance.AuditEntry{
+		ID: uuid.NewSHA1(r.ID, []byte("proof")), Actor: TaskQueue, Roles: []string{"service"}, Procedure: procedures[r.Kind],
+		Target: map[string]string{"request_id": r.ID.String(), "proof": proof}, RequestHash: sha256.Sum256(encoded),
+		Outcome: compliance.OutcomeSucceeded, ActionID: r.ID,
+	})
+	return err
 }

@@ -21,6 +21,7 @@ import (
 	"bookworm/internal/money"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/personaltest"
 	"bookworm/internal/postgres"
 	"bookworm/internal/postgres/pgtest"
 )
@@ -45,17 +46,15 @@ type bundle struct {
 	database string
 	key      personal.Text
 	relay    *mailtest.Relay
-	sealer   *personal.Sealer
+	sealer   *personal.ShopperSealer
+	keys     *personaltest.Keys
 	log      *bytes.Buffer
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	b := &bundle{database: pgtest.DB(t, migrate), key: personal.NewKey(), relay: mailtest.New(t), log: new(bytes.Buffer)}
-	var err error
-	if b.sealer, err = personal.NewSealer(personal.NewKey()); err != nil {
-		t.Fatal(err)
-	}
+	b.sealer, b.keys = personaltest.Sealer(t)
 	b.start(t)
 	return b
 }
@@ -86,7 +85,7 @@ func (b *bundle) start(t *testing.T) {
 // event would have it.
 func (b *bundle) mail(t *testing.T, recipient string) activities.Mail {
 	t.Helper()
-	contact, err := b.sealer.Seal(orderID, activities.Contact{Email: recipient, Name: "Alice"})
+	contact, err := b.sealer.Seal(t.Context(), "alice", orderID, activities.Contact{Email: recipient, Name: "Alice"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -216,11 +216,6 @@ func (s *PrivacyStore) UnderWay(ctx context.Context, subject string, kind Kind) 
 	return found[0], nil
 }
 
-// querier is a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
 func queryRequests(ctx context.Context, db querier, where string, args ...any) ([]Request, error) {
 	rows, err := db.Query(ctx, `
 		select id, kind, state, steps, requested_at, completed_at, expires_at, proof from data_request where `+where, args...)

@@ -63,6 +63,9 @@ func run(ctx workflow.Context, r *datarequest.Run, in datarequest.Input) error {
 		return err
 	}
 	r.Describe(ctx, string(compliance.Done))
+	if err := datarequest.Local(ctx, activity.RecordProof, r.Request, r.Proof()).Get(ctx, nil); err != nil {
+		return err
+	}
 	if len(in.Contact) == 0 {
 		return nil
 	}

@@ -88,7 +88,7 @@ func run(ctx workflow.Context, r *datarequest.Run, in datarequest.Input) error {
 		return err
 	}
 	r.Describe(ctx, string(compliance.Done))
-	return nil
+	return datarequest.Local(ctx, activity.RecordProof, r.Request, r.Proof()).Get(ctx, nil)
 }
 
 // erase erases what a context has, when nothing there has to end first any more.

@@ -22,11 +22,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/catalog"
+	"bookworm/internal/compliance"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
 	"bookworm/internal/llm"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/keyring"
 	"bookworm/internal/postgres"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
@@ -54,6 +57,7 @@ type parts struct {
 	verifierOnce func() (*identity.Verifier, error)
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
+	sealerOnce   func() (*personal.ShopperSealer, error)
 }
 
 // open returns the parts of a process that lives until ctx ends. The caller
@@ -68,6 +72,7 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.verifierOnce = sync.OnceValues(p.makeVerifier)
 	p.modelOnce = sync.OnceValues(p.makeModel)
 	p.vectorsOnce = sync.OnceValues(p.openVectors)
+	p.sealerOnce = sync.OnceValues(p.makeSealer)
 	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
 		return identity.ServiceTokens(context.WithoutCancel(ctx), identity.ServiceConfig{
 			TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
@@ -231,6 +236,34 @@ func (p *parts) makeVerifier() (*identity.Verifier, error) {
 		return nil, fmt.Errorf("verify access tokens: %w", err)
 	}
 	return v, nil
+}
+
+// sealer returns the process's one sealer of what is a shopper's, which remembers
+// their keys.
+func (p *parts) sealer() (*personal.ShopperSealer, error) { return p.sealerOnce() }
+
+// sealerNeeds are the settings of a sealer.
+var sealerNeeds = []string{"PERSONAL_DATA_KEY", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}
+
+func (p *parts) makeSealer() (*personal.ShopperSealer, error) {
+	legacy, err := personal.NewSealer(p.config.PersonalDataKey)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := keyring.New(compliancev1connect.NewShopperKeyServiceClient(p.client(p.config.ComplianceURL, p.tokens())))
+	if err != nil {
+		return nil, err
+	}
+	return personal.NewShopperSealer(ring, legacy), nil
+}
+
+// privacy returns the store of people's requests and shoppers' keys.
+func (p *parts) privacy() (*compliance.PrivacyStore, error) {
+	db, err := p.postgres(compliance.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return compliance.NewPrivacyStore(db, p.config.PersonalDataKey)
 }
 
 // notifications returns the store of the notification context.
