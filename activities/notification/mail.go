@@ -219,7 +219,7 @@ func (a *Activities) open(ctx context.Context, m Mail) (notification.Mail, mail.
 		return notification.Mail{}, mail.Message{}, invalid("the mail cannot be written: " + err.Error())
 	}
 	to := personal.Text(contact.Email)
-	return notification.Mail{Recipient: to, Template: m.Template, EventID: m.EventID},
+	return notification.Mail{Recipient: to, Template: m.Template, EventID: m.EventID, Subject: m.Subject},
 		mail.Message{To: to, Subject: written.Subject, Text: written.Text, HTML: written.HTML}, nil
 }
 

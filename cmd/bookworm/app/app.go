@@ -320,6 +320,7 @@ func registerFinance(p *parts, server *connect.Server, mux *http.ServeMux) error
 		return err
 	}
 	store := finance.NewStore(db)
+	p.holders["finance"] = finance.Personal{Payments: store}
 	financeapi.Register(server, store)
 	mux.Handle("POST "+financeapi.WebhookPath, &financeapi.Webhook{
 		Store: store, Temporal: temporalClient, Secret: p.config.StripeWebhookSecret, Logger: p.tel.Logger,
@@ -332,6 +333,7 @@ func registerNotification(p *parts, server *connect.Server, _ *http.ServeMux) er
 	if err != nil {
 		return err
 	}
+	p.holders["notification"] = notification.Personal{Store: store}
 	notificationapi.Register(server, store)
 	return nil
 }
