@@ -46,9 +46,9 @@ func (s *PrivacyStore) PutPage(ctx context.Context, subject string, id uuid.UUID
 	}
 	tag, err := s.db.Exec(ctx, `
 		insert into export_page (request_id, context, page, size, sealed)
-		select id, $2, $3, $4, $5 from data_request
+		select id, $2, $3, $4::bigint, $5 from data_request
 		where id = $1 and completed_at is null
-			and $4 + (select coalesce(sum(size), 0) from export_page where request_id = $1) <= $6
+			and $4::bigint + (select coalesce(sum(size), 0) from export_page where request_id = $1) <= $6
 		on conflict (request_id, context, page) do update set size = excluded.size, sealed = excluded.sealed`,
 		id, from, page, int64(len(encoded)), []byte(sealed), int64(MaxExport))
 	if err != nil {

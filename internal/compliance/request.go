@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,11 +98,15 @@ func (s *PrivacyStore) Begin(ctx context.Context, subject string, id uuid.UUID, 
 		if err != nil {
 			return err
 		}
+		if at := slices.IndexFunc(known, func(r Request) bool { return r.ID == id }); at >= 0 {
+			begun = known[at]
+			return nil
+		}
 		for _, r := range known {
 			underWay := r.CompletedAt.IsZero()
-			fresh := kind == Export && r.State == Done && time.Since(r.RequestedAt) < exportFresh && time.Now().Before(r.ExpiresAt)
+			fresh := r.State == Done && time.Since(r.RequestedAt) < exportFresh && time.Now().Before(r.ExpiresAt)
 			switch {
-			case r.ID == id, r.Kind == kind && fresh:
+			case kind == Export && r.Kind == Export && fresh:
 				begun = r
 				return nil
 			case underWay && r.Kind == kind:
