@@ -347,7 +347,9 @@ func registerRating(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	ratingapi.Register(server, ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient})
+	deps := ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient}
+	p.holders["rating"] = ratingapi.Holder(deps)
+	ratingapi.Register(server, deps)
 	return nil
 }
 
@@ -368,8 +370,10 @@ func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
 	// served, so a tool can do what its caller may.
 	books := catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil))
 	reviews := ratingv1connect.NewRatingServiceClient(p.client(p.config.RatingURL, nil))
+	store := chat.NewStore(db)
+	p.holders["chat"] = chat.Personal{Store: store}
 	deps := chatapi.Deps{
-		Store: chat.NewStore(db), Model: model, Books: books, Reviews: reviews,
+		Store: store, Model: model, Books: books, Reviews: reviews,
 		Orders:  orderingv1connect.NewOrderServiceClient(p.client(p.config.OrderingURL, nil)),
 		Baskets: basketv1connect.NewBasketServiceClient(p.client(p.config.BasketURL, nil)),
 		Limits:  chat.Limits{DayTokens: p.config.ChatDayTokens, InputPrice: p.config.ChatInputPrice, OutputPrice: p.config.ChatOutputPrice},

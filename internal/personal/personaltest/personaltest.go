@@ -65,6 +65,27 @@ func Find(tb testing.TB, pool *pgxpool.Pool, schema string, words ...string) []s
 	return places
 }
 
+// FindAnywhere is Find over the schemas of all contexts of a database, for a pool
+// that may read them.
+func FindAnywhere(tb testing.TB, pool *pgxpool.Pool, words ...string) []string {
+	tb.Helper()
+	rows, err := pool.Query(tb.Context(), `select table_schema::text from information_schema.tables where table_name = $1 order by 1`, versions)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	schemas, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(schemas) == 0 {
+		tb.Fatalf("found %d schemas, %v", len(schemas), err)
+	}
+	var places []string
+	for _, schema := range schemas {
+		for _, place := range Find(tb, pool, schema, words...) {
+			places = append(places, schema+"."+place)
+		}
+	}
+	return places
+}
+
 // Rows returns every row of a schema as text, sorted.
 func Rows(tb testing.TB, pool *pgxpool.Pool, schema string) []string {
 	tb.Helper()
