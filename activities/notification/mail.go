@@ -204,6 +204,9 @@ func (a *Activities) ReleaseOrderMail(ctx context.Context, m Mail) error {
 // message id. It comes before the claim: a mail that cannot be written must not
 // hold one.
 func (a *Activities) open(ctx context.Context, m Mail) (notification.Mail, mail.Message, error) {
+	if len(m.Contact) == 0 {
+		return notification.Mail{}, mail.Message{}, invalid("there is no contact")
+	}
 	var contact Contact
 	err := a.sealer.Open(ctx, m.Subject, m.About(), m.Contact, &contact)
 	switch {

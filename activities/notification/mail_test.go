@@ -415,3 +415,71 @@ func TestMaxSend(t *testing.T) {
 		t.Errorf("an attempt may take %s and outlive its claim", activities.MaxSend)
 	}
 }
+
+// TestErasedRecipientEndsTheMail has a mail on its way while its recipient is
+// erased, also after it has been handed over once.
+func TestErasedRecipientEndsTheMail(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.at("RCPT", "451 4.3.0 later")
+	m := b.mail(t, email)
+	if _, err := b.SendOrderMail(t.Context(), m); err == nil {
+		t.Fatal("the relay put us off, and it was sent")
+	}
+	b.at("", "")
+	// While the keys are away nobody knows, so it is tried again.
+	b.keys.Refuse(errors.New("compliance is away"))
+	_, err := b.SendOrderMail(t.Context(), m)
+	if app, final := errors.AsType[*temporal.ApplicationError](err); err == nil || (final && app.NonRetryable()) {
+		t.Errorf("while the keys are away: %v", err)
+	}
+	b.keys.Refuse(nil)
+	b.keys.Destroy("alice")
+	if result := mustSend(t, b, m); result.State != string(notification.Suppressed) {
+		t.Errorf("after the erasure: %+v", result)
+	}
+	if err := b.ReleaseOrderMail(t.Context(), m); err != nil {
+		t.Errorf("release after the erasure: %v", err)
+	}
+	b.accepted(t, 0)
+}
+
+func mustSend(t *testing.T, b *bundle, m activities.Mail) activities.Result {
+	t.Helper()
+	result, err := b.SendOrderMail(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// TestNoticeIsSentToSomebodyWhoWantsNoMails sends what the law asks for.
+func TestNoticeIsSentToSomebodyWhoWantsNoMails(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	off := false
+	if _, err := b.store.UpdatePreferences(t.Context(), "alice", notification.Change{OrderEmails: &off}); err != nil {
+		t.Fatal(err)
+	}
+	const id, proof = "0198f3c2-0000-7a35-9c1e-2f6a1b0c9d8e", "a proof of sixty-four digits"
+	contact, err := b.sealer.Seal(t.Context(), "alice", id, activities.Contact{Email: email, Name: "Alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := activities.Mail{
+		Subject: "alice", Template: notification.ErasureDone, EventID: id, Contact: contact, Request: &activities.Request{ID: id, Proof: proof},
+	}
+	for range 2 { // the second time nothing happens
+		if result := mustSend(t, b, m); result.State != string(notification.Sent) {
+			t.Errorf("got %+v", result)
+		}
+	}
+	b.accepted(t, 1)
+	if mail := b.relay.Accepted()[0]; !strings.Contains(mail.Data, proof) {
+		t.Errorf("the mail lacks the proof: %s", mail.Data)
+	}
+	order := b.mail(t, email)
+	if result := mustSend(t, b, order); result.State != string(notification.Suppressed) {
+		t.Errorf("a mail about an order: %+v", result)
+	}
+}
