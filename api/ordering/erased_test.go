@@ -18,6 +18,7 @@ import (
 	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
 	"bookworm/internal/money"
 	"bookworm/internal/ordering"
+	"bookworm/internal/personal/personaltest"
 	"bookworm/internal/postgres"
 	"bookworm/internal/postgres/pgtest"
 	"bookworm/internal/rpc"
@@ -49,7 +50,8 @@ func TestO2_RequestOfAnErasedShopperIsToldThatItsKeyIsUsed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api.Register(server, api.Deps{Orders: store, Baskets: fullBasket{}})
+	sealer, _ := personaltest.Sealer(t)
+	api.Register(server, api.Deps{Orders: store, Baskets: fullBasket{}, Sealer: sealer})
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

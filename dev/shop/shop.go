@@ -168,7 +168,7 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 			return app.API(ctx, config, tel, []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat", "compliance"}, l)
 		}},
 		{"worker", func(ctx context.Context, l net.Listener) error {
-			return app.Worker(ctx, config, tel, []string{"catalog", "ordering", "finance", "notification", "rating"}, l)
+			return app.Worker(ctx, config, tel, []string{"catalog", "ordering", "finance", "notification", "rating", "compliance"}, l)
 		}},
 		{"gateway", func(ctx context.Context, l net.Listener) error { return app.Gateway(ctx, config, tel, nil, l) }},
 	} {

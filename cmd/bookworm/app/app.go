@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	catalogactivities "bookworm/activities/catalog"
+	complianceactivities "bookworm/activities/compliance"
 	financeactivities "bookworm/activities/finance"
 	notificationactivities "bookworm/activities/notification"
 	orderingactivities "bookworm/activities/ordering"
@@ -45,12 +46,12 @@ import (
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
 	"bookworm/internal/gen/bookworm/chat/v1/chatv1connect"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
 	"bookworm/internal/gen/bookworm/rating/v1/ratingv1connect"
 	"bookworm/internal/mail"
 	"bookworm/internal/notification"
 	"bookworm/internal/ordering"
-	"bookworm/internal/personal"
 	"bookworm/internal/postgres"
 	"bookworm/internal/process"
 	"bookworm/internal/rating"
@@ -60,6 +61,7 @@ import (
 	"bookworm/internal/temporal"
 	"bookworm/workers"
 	"bookworm/workflows/reindex"
+	"bookworm/workflows/retention"
 )
 
 // sweepInterval is how often holds of orders whose process died are released.
@@ -206,11 +208,8 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "COMPLIANCE_URL",
 			"TOKEN_URL", "CLIENT_SECRET",
 		}, registerCatalog},
-		"basket": {[]string{"REDIS_URL", "CATALOG_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerBasket},
-		"ordering": {[]string{
-			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
-			"PERSONAL_DATA_KEY",
-		}, registerOrdering},
+		"basket":   {[]string{"REDIS_URL", "CATALOG_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerBasket},
+		"ordering": {append([]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL"}, sealerNeeds...), registerOrdering},
 		"finance": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerFinance},
@@ -219,7 +218,9 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		"chat": {[]string{
 			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerChat},
-		"compliance": {[]string{"DATABASE_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerCompliance},
+		"compliance": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
+		}, registerCompliance},
 	}
 	needs := []string{"ISSUER_URL"}
 	for _, name := range contexts {
@@ -300,14 +301,12 @@ func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error 
 	if err != nil {
 		return err
 	}
-	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	sealer, err := p.sealer()
 	if err != nil {
 		return err
 	}
 	store := ordering.NewStore(db)
-	p.holders["ordering"] = &ordering.Personal{Orders: store, Open: func(_ context.Context, _, label string, sealed personal.Sealed, v any) error {
-		return sealer.Open(label, sealed, v)
-	}}
+	p.holders["ordering"] = &ordering.Personal{Orders: store, Open: sealer.Open}
 	orderingapi.Register(server, orderingapi.Deps{
 		Orders: store, Temporal: temporalClient, Sealer: sealer,
 		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
@@ -410,8 +409,17 @@ func registerCompliance(p *parts, server *connect.Server, _ *http.ServeMux) erro
 	if err != nil {
 		return err
 	}
+	privacy, err := p.privacy()
+	if err != nil {
+		return err
+	}
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	p.holders["compliance"] = privacy
 	store := compliance.NewStore(db)
-	complianceapi.Register(server, complianceapi.Deps{Store: store})
+	complianceapi.Register(server, complianceapi.Deps{Store: store, Privacy: privacy, Temporal: temporalClient})
 	p.background(func(ctx context.Context) error {
 		complianceapi.LogAuditHead(ctx, store, headInterval, p.tel.Logger)
 		return nil
@@ -428,9 +436,13 @@ func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []
 	}{
 		"catalog":      {[]string{"DATABASE_URL", "QDRANT_ADDRESS", "OPENAI_BASE_URL"}, catalogWorker},
 		"ordering":     {[]string{"DATABASE_URL", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET"}, orderingWorker},
-		"finance":      {[]string{"DATABASE_URL", "STRIPE_SECRET_KEY", "PERSONAL_DATA_KEY"}, financeWorker},
-		"notification": {[]string{"DATABASE_URL", "SMTP_URL", "PERSONAL_DATA_KEY"}, notificationWorker},
+		"finance":      {append([]string{"DATABASE_URL", "STRIPE_SECRET_KEY"}, sealerNeeds...), financeWorker},
+		"notification": {append([]string{"DATABASE_URL", "SMTP_URL"}, sealerNeeds...), notificationWorker},
 		"rating":       {[]string{"DATABASE_URL", "CATALOG_URL", "ORDERING_URL", "TOKEN_URL", "CLIENT_SECRET"}, ratingWorker},
+		"compliance": {[]string{
+			"DATABASE_URL", "PERSONAL_DATA_KEY", "TOKEN_URL", "CLIENT_SECRET", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL",
+			"RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
+		}, complianceWorker},
 	}
 	needs := []string{"TEMPORAL_ADDRESS"}
 	for _, name := range contexts {
@@ -491,7 +503,7 @@ func financeWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	sealer, err := p.sealer()
 	if err != nil {
 		return nil, err
 	}
@@ -509,7 +521,7 @@ func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	sealer, err := p.sealer()
 	if err != nil {
 		return nil, err
 	}
@@ -540,6 +552,28 @@ func ratingWorker(p *parts, c client.Client) (worker.Worker, error) {
 		Books:     catalogv1connect.NewCatalogServiceClient(books),
 		Ratings:   catalogv1connect.NewBookRatingServiceClient(books),
 	}), nil
+}
+
+func complianceWorker(p *parts, c client.Client) (worker.Worker, error) {
+	db, err := p.postgres(compliance.Schema)
+	if err != nil {
+		return nil, err
+	}
+	privacy, err := p.privacy()
+	if err != nil {
+		return nil, err
+	}
+	if err := retention.EnsureSchedule(p.ctx, c); err != nil {
+		return nil, err
+	}
+	holders := make(map[string]compliancev1connect.PersonalDataServiceClient)
+	for name, url := range map[string]string{
+		"basket": p.config.BasketURL, "ordering": p.config.OrderingURL, "finance": p.config.FinanceURL, "rating": p.config.RatingURL,
+		"chat": p.config.ChatURL, "notification": p.config.NotificationURL, "compliance": p.config.ComplianceURL,
+	} {
+		holders[name] = compliancev1connect.NewPersonalDataServiceClient(p.client(url, p.tokens()))
+	}
+	return workers.Compliance(c, &complianceactivities.Activities{Privacy: privacy, Log: compliance.NewStore(db), Holders: holders}), nil
 }
 
 // Gateway is the one public door.

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/catalog"
+	"bookworm/internal/compliance"
 	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
@@ -31,6 +32,7 @@ import (
 	"bookworm/internal/llm"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/keyring"
 	"bookworm/internal/postgres"
 	"bookworm/internal/redis"
 	"bookworm/internal/rpc"
@@ -61,6 +63,7 @@ type parts struct {
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
 	breakersOnce func() (*rpc.Breakers, error)
+	sealerOnce   func() (*personal.ShopperSealer, error)
 }
 
 // open returns the parts of a process that lives until ctx ends. The caller
@@ -75,6 +78,7 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.verifierOnce = sync.OnceValues(p.makeVerifier)
 	p.modelOnce = sync.OnceValues(p.makeModel)
 	p.vectorsOnce = sync.OnceValues(p.openVectors)
+	p.sealerOnce = sync.OnceValues(p.makeSealer)
 	own := identity.ServiceConfig{TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret}
 	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource { return identity.ServiceTokens(context.WithoutCancel(ctx), own) })
 	p.exchanger = identity.NewExchanger(own)
@@ -278,6 +282,34 @@ func (p *parts) makeVerifier() (*identity.Verifier, error) {
 		return nil, fmt.Errorf("verify access tokens: %w", err)
 	}
 	return v, nil
+}
+
+// sealer returns the process's one sealer of what is a shopper's, which remembers
+// their keys.
+func (p *parts) sealer() (*personal.ShopperSealer, error) { return p.sealerOnce() }
+
+// sealerNeeds are the settings of a sealer.
+var sealerNeeds = []string{"PERSONAL_DATA_KEY", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}
+
+func (p *parts) makeSealer() (*personal.ShopperSealer, error) {
+	legacy, err := personal.NewSealer(p.config.PersonalDataKey)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := keyring.New(compliancev1connect.NewShopperKeyServiceClient(p.client(p.config.ComplianceURL, p.tokens())))
+	if err != nil {
+		return nil, err
+	}
+	return personal.NewShopperSealer(ring, legacy), nil
+}
+
+// privacy returns the store of people's requests and shoppers' keys.
+func (p *parts) privacy() (*compliance.PrivacyStore, error) {
+	db, err := p.postgres(compliance.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return compliance.NewPrivacyStore(db, p.config.PersonalDataKey)
 }
 
 // notifications returns the store of the notification context.
