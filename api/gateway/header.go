@@ -8,18 +8,12 @@ import (
 	"bookworm/internal/fault"
 )
 
-// headerForms are headers that mean something to the shop, and what they look like.
-// A value of another form would be dropped or misread on the way to a context: a
-// write that was conditional would be none, a key would be missing.
+// headerForms are headers that the libraries of the protocols read, and what they
+// look like: what they say of another form tells how they are made.
 var headerForms = map[string]struct {
 	form    *regexp.Regexp
 	problem string
 }{
-	"If-Match": {
-		regexp.MustCompile(`^(\*|(W/)?"[!#-~]+"|[!#-+\--~][!#-~]*)$`),
-		"must be a star or one version, as an ETag header says it",
-	},
-	"Idempotency-Key": {regexp.MustCompile(`^[ -~\t]*$`), "must be 1 to 255 visible ASCII characters, bare or in double quotes"},
 	// Milliseconds, of the Connect protocol; and a number and a unit, of gRPC.
 	"Connect-Timeout-Ms": {regexp.MustCompile(`^[0-9]{1,10}$`), "must be a number of milliseconds"},
 	"Grpc-Timeout":       {regexp.MustCompile(`^[0-9]{1,8}[HMSmun]$`), "must be a number and a unit"},

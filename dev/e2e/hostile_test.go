@@ -194,10 +194,8 @@ func openStage(t *testing.T) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tel.Shutdown(context.Background()) })
-	environ := []string{"BOOKWORM_CORS_ORIGINS=" + goodOrigin}
-	for _, class := range []string{"BROWSE", "SEARCH", "WRITE", "CHECKOUT", "CHAT"} {
-		environ = append(environ, "BOOKWORM_LIMIT_"+class+"=0") // so many requests are what this is about
-	}
+	// So many requests are what this is about.
+	environ := append([]string{"BOOKWORM_CORS_ORIGINS=" + goodOrigin, "BOOKWORM_LIMIT_WEBHOOK=0"}, shop.Unlimited...)
 	s.shop, err = shop.Start(t.Context(), s.folder, addresses, shop.Options{
 		Logger: slog.New(slog.DiscardHandler), Telemetry: tel, Environ: environ,
 	})
