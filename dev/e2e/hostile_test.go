@@ -231,6 +231,7 @@ func (s *stage) furnish(t *testing.T) {
 	must := func(err error) {
 		if err != nil {
 			t.Helper()
+			t.Log(s.log.String())
 			t.Fatal(err)
 		}
 	}

@@ -243,15 +243,25 @@ func (b *Board) service(now time.Time, t Target, a answer) Service {
 	return s
 }
 
+// users are the contexts that use a system, as far as only some do. It tells the
+// parts of one process apart.
+var users = map[string][]string{
+	"redis": {"basket"}, "search index": {"catalog"}, "model": {"catalog", "rating", "chat"},
+	"temporal": {"catalog", "ordering", "finance", "rating", "compliance"}, "mail": {"notification"}, "payment provider": {"finance"},
+}
+
 // concerns reports whether a check of a process that holds several parts is this
-// part's: the schema of another is not.
+// part's: what only another part uses is not.
 func (b *Board) concerns(t Target, check string) bool {
-	schema, ok := strings.CutPrefix(check, "postgres ")
-	if !ok || schema == t.Name {
+	using := users[check]
+	if schema, ok := strings.CutPrefix(check, "postgres "); ok {
+		using = []string{schema}
+	}
+	if using == nil || slices.Contains(using, t.Name) {
 		return true
 	}
-	return !slices.ContainsFunc(b.options.Targets, func(other Target) bool {
-		return other.URL == t.URL && other.Name == schema
+	return !slices.ContainsFunc(b.options.Targets, func(other Target) bool { // nobody else in this process is known to use it
+		return other.URL == t.URL && slices.Contains(using, other.Name)
 	})
 }
 
