@@ -22,19 +22,15 @@ def map_path_parameters(context, path_parameters):
 
 
 def free(value):
-    """Whether a body uses what protobuf's JSON allows beyond its schema: null for a
-    field that is not set, a number as text or with a fraction of zero, an enum by its
-    number."""
+    """Whether a value has a null, which protobuf's JSON reads as a field that is not set."""
     if isinstance(value, dict):
         return any(free(v) for v in value.values())
-    if isinstance(value, list):
-        return any(free(v) for v in value)
-    return value is None or isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None
 
 
 @schemathesis.check
 def invalid_data_is_refused(ctx, response, case):
-    query = [str(v) for v in (case.query or {}).values()]
-    if free(case.body) or any(v.lstrip("+-").isdigit() or v.lower() in ("t", "f", "true", "false") for v in query):
+    numbered = str((case.query or {}).get("sort", "")).isdigit()  # an enum by its number
+    if numbered or free(case.body):
         return None
     return negative_data_rejection(ctx, response, case)
