@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -194,7 +195,7 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, fault.New(fault.ReasonInternal, "").WithCause(fmt.Errorf("no route for %s %s", r.Method, pattern)))
 			return
 		}
-		if !known.matches(r.URL.Path) { // to the translator the verb of another route is part of the last variable
+		if strings.Contains(path.Base(r.URL.Path), ":") && !known.matches(r.URL.Path) { // to the translator the verb of another route is part of the last variable
 			g.unrouted(r.Context(), nil, nil, w, r, http.StatusMethodNotAllowed)
 			return
 		}

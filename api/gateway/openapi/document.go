@@ -139,11 +139,11 @@ func problemSchema() *jsonschema.Schema {
 		Type: "object", Description: "An error, as RFC 9457 says.",
 		Required: []string{"type", "title", "status", "detail", "reason"},
 		Properties: map[string]*jsonschema.Schema{
-			"type":   problemType,
-			"title":  text("The kind of problem in a sentence, the same for every occurrence."),
-			"status": {Type: "integer", Description: "The HTTP status, once more.", Minimum: new(400.0), Maximum: new(599.0)},
-			"detail": text("What happened here, for people."),
-			"reason": reason,
+			"type":     problemType,
+			"title":    text("The kind of problem in a sentence, the same for every occurrence."),
+			"status":   {Type: "integer", Description: "The HTTP status, once more.", Minimum: new(400.0), Maximum: new(599.0)},
+			"detail":   text("What happened here, for people."),
+			"reason":   reason,
 			"trace_id": text("The id under which the shop finds this request in its logs and traces; X-Request-Id says the same."),
 			"errors": {
 				Type: "array", Description: "The fields of the request that are not valid.",
