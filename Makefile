@@ -132,6 +132,18 @@ test: tools setup dev-binary ## Run all tests of both modules with the race dete
 	--post-run-command "bash -c 'echo \$$((TESTS_TOTAL - TESTS_FAILED - TESTS_SKIPPED)) passed, \$$((TESTS_FAILED + TESTS_ERRORS)) failed, \$$TESTS_SKIPPED skipped'" \
 	--raw-command -- tools/test-all
 
+# Not among the tools: it takes two minutes to build, and only this needs it.
+K6 := go.k6.io/k6@v1.8.1
+
+$(BIN)/k6:
+	GOBIN=$(BIN) go install $(K6)
+
+.PHONY: test-limits
+test-limits: $(BIN)/k6 dev-binary ## Ask the running shop whether its limits are what they say, with k6
+	@ALICE=$$($(DEV) token alice) && BOB=$$($(DEV) token bob) && \
+	GATEWAY=$$(sed -n 's/^BOOKWORM_GATEWAY_URL=//p' "$${BOOKWORM_DATA:-.bookworm}/env") && \
+	$(BIN)/k6 run --no-usage-report --quiet -e ALICE="$$ALICE" -e BOB="$$BOB" -e GATEWAY="$$GATEWAY" dev/load/limits.js
+
 .PHONY: update-docs
 update-docs: ## Write the tables of docs/ that are made from code
 	go test ./docs -update
