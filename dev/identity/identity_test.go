@@ -133,8 +133,10 @@ func browser(t *testing.T) *http.Client {
 // addresses, as browsers do: they are trustworthy without.
 type loopbackJar struct{ http.CookieJar }
 
-func (j loopbackJar) SetCookies(u *url.URL, cookies []*http.Cookie) { j.CookieJar.SetCookies(encrypted(u), cookies) }
-func (j loopbackJar) Cookies(u *url.URL) []*http.Cookie             { return j.CookieJar.Cookies(encrypted(u)) }
+func (j loopbackJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	j.CookieJar.SetCookies(encrypted(u), cookies)
+}
+func (j loopbackJar) Cookies(u *url.URL) []*http.Cookie { return j.CookieJar.Cookies(encrypted(u)) }
 
 func encrypted(u *url.URL) *url.URL {
 	same := *u

@@ -29,8 +29,9 @@ import (
 
 const (
 	keycloakPassword = "correct horse battery staple"
-	// keycloakStart bounds the first start, which makes a database and three realms.
-	keycloakStart = 5 * time.Minute
+	// keycloakStart bounds the first start, which makes a database and three realms: a
+	// minute, or several on a busy machine.
+	keycloakStart = 10 * time.Minute
 )
 
 // keycloak is a real Keycloak with the realm of deploy/keycloak, started by the
@@ -64,7 +65,9 @@ func theKeycloak(t *testing.T) *keycloak {
 	return theOne.keycloak
 }
 
-func keycloakSecret(client string) string { return "the secret of " + client + ", long enough for the start" }
+func keycloakSecret(client string) string {
+	return "the secret of " + client + ", long enough for the start"
+}
 
 func startKeycloak(home string) (_ *keycloak, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), keycloakStart)
