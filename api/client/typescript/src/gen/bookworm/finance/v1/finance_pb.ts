@@ -213,7 +213,7 @@ export const GetPaymentResponseSchema: GenMessage<GetPaymentResponse> = /*@__PUR
  */
 export const PaymentService: GenService<{
   /**
-   * GetPayment returns the payment of one of the caller's orders; an administrator may read any.
+   * GetPayment returns the payment of one of the caller's orders; the shop's staff may read any.
    * Errors: PAYMENT_NOT_FOUND, also for somebody else's order.
    *
    * @generated from rpc bookworm.finance.v1.PaymentService.GetPayment

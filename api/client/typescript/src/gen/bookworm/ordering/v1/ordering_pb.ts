@@ -652,7 +652,7 @@ export const OrderService: GenService<{
     output: typeof PlaceOrderResponseSchema;
   },
   /**
-   * GetOrder returns one of the caller's orders; an administrator may read any.
+   * GetOrder returns one of the caller's orders; the shop's staff may read any.
    * Errors: ORDER_NOT_FOUND, also for somebody else's order.
    *
    * @generated from rpc bookworm.ordering.v1.OrderService.GetOrder
