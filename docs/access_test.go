@@ -29,7 +29,9 @@ func services() []protoreflect.ServiceDescriptor {
 		}
 		return true
 	})
-	slices.SortFunc(all, func(a, b protoreflect.ServiceDescriptor) int { return strings.Compare(string(a.FullName()), string(b.FullName())) })
+	slices.SortFunc(all, func(a, b protoreflect.ServiceDescriptor) int {
+		return strings.Compare(string(a.FullName()), string(b.FullName()))
+	})
 	return all
 }
 

@@ -49,7 +49,10 @@ func folder(t *testing.T, root string) string {
 // packages returns what a package.json requires.
 func packages(t *testing.T, file string) []string {
 	t.Helper()
-	var required struct{ Dependencies, DevDependencies map[string]string }
+	var required struct {
+		Dependencies    map[string]string `json:"dependencies"`
+		DevDependencies map[string]string `json:"devDependencies"`
+	}
 	if err := json.Unmarshal([]byte(read(t, filepath.Join(root, file))), &required); err != nil {
 		t.Fatal(err)
 	}

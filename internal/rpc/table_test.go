@@ -74,6 +74,7 @@ func TestA1_OwnershipFitsTheRoles(t *testing.T) {
 			t.Errorf("%s is for services, which own nothing and are not limited: %v", method.FullName(), rule)
 		}
 		switch ownership {
+		case accessv1.Ownership_OWNERSHIP_UNSPECIFIED: // the shop's
 		case accessv1.Ownership_OWNERSHIP_CALLER:
 			// Staff would find only their own, and take that for all there is.
 			if !slices.Equal(roles, []accessv1.Role{customer}) {
