@@ -45,6 +45,10 @@ bench: dev-binary ## Measure placing and confirming orders, and the writes they 
 bench-chat: dev-binary ## Measure the bookseller: first words, delivery, memory
 	@exec $(DEV) bench-chat
 
+.PHONY: bench-door
+bench-door: dev-binary ## Measure the gateway: what it adds, what its parts cost, what a flood does
+	@exec $(DEV) bench-door
+
 .PHONY: eval
 eval: postgres dev-binary ## Evaluate search and answers, write docs/evaluation.md, and fail below the gates
 	@exec $(DEV) eval

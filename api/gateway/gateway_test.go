@@ -460,6 +460,7 @@ func TestEveryFaultOverEveryProtocol(t *testing.T) {
 	status := map[fault.Kind]int{
 		fault.Internal: 500, fault.Invalid: 400, fault.Unauthenticated: 401, fault.Denied: 403, fault.NotFound: 404, fault.Stale: 412,
 		fault.Conflict: 422, fault.Precondition: 409, fault.TooLarge: 413, fault.Unavailable: 503,
+		fault.Limited: 429,
 	}
 	callers := b.callers(t)
 	for reason, entry := range fault.Reasons {
@@ -484,7 +485,7 @@ func TestEveryFaultOverEveryProtocol(t *testing.T) {
 		if strings.Contains(got.body, "secret") || entry.Kind == fault.Internal && strings.Contains(got.body, "said of") {
 			t.Errorf("%s over REST tells too much: %s", reason, got.body)
 		}
-		if (got.header.Get("WWW-Authenticate") == "Bearer") != (got.status == 401) || (got.header.Get("Retry-After") == "1") != (got.status == 503) {
+		if (got.header.Get("WWW-Authenticate") == "Bearer") != (got.status == 401) || (got.header.Get("Retry-After") == "1") != (got.status == 503 || got.status == 429) {
 			t.Errorf("%s over REST: headers %v", reason, got.header)
 		}
 	}

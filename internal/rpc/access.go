@@ -8,6 +8,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
@@ -53,18 +54,41 @@ func Reaches(ctx context.Context, owner string) bool {
 	})
 }
 
+// LimitOf returns the class of calls that a procedure is counted with, never
+// LIMIT_UNSPECIFIED.
+func LimitOf(method protoreflect.MethodDescriptor) accessv1.Limit {
+	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
+	if class := rule.GetLimit(); class != accessv1.Limit_LIMIT_UNSPECIFIED {
+		return class
+	}
+	options, _ := method.Options().(*descriptorpb.MethodOptions)
+	if options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS {
+		return accessv1.Limit_LIMIT_BROWSE
+	}
+	return accessv1.Limit_LIMIT_WRITE
+}
+
 // Authenticate returns the caller that an Authorization header names; the
 // anonymous one for an empty header. Errors: TOKEN_INVALID, UNAVAILABLE.
 func Authenticate(ctx context.Context, verifier Verifier, authorization string) (identity.Caller, error) {
 	if authorization == "" {
 		return identity.Caller{}, nil
 	}
+	token, err := bearer(authorization)
+	if err != nil {
+		return identity.Caller{}, err
+	}
+	return verifier.Verify(ctx, token)
+}
+
+// bearer returns the access token of an Authorization header.
+func bearer(authorization string) (string, error) {
 	scheme, token, _ := strings.Cut(authorization, " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return identity.Caller{}, fault.New(fault.ReasonTokenInvalid, "The Authorization header carries no bearer token.")
+		return "", fault.New(fault.ReasonTokenInvalid, "The Authorization header carries no bearer token.")
 	}
-	return verifier.Verify(ctx, token)
+	return token, nil
 }
 
 // Authorize says whether the caller may call the procedure: nil, TOKEN_MISSING

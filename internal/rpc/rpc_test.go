@@ -468,20 +468,40 @@ func TestCancellationReachesTheHandler(t *testing.T) {
 func TestClientCredentials(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	var seen string
+	var seen identity.Caller
 	b.service.getBasket = func(ctx context.Context) (*basketv1.GetBasketResponse, error) {
-		seen = identity.FromContext(ctx).Subject
+		seen = identity.FromContext(ctx)
 		return &basketv1.GetBasketResponse{}, nil
 	}
-	// The token of the person being served goes along.
+	// The person being served goes along, and who calls for them.
+	exchanger := identity.NewExchanger(identity.ServiceConfig{TokenURL: b.provider.Issuer + "/token", ClientID: "bookworm-catalog", ClientSecret: identitytest.Secret})
+	behalf := basketv1connect.NewBasketServiceClient(rpc.NewClient(rpc.ClientOptions{BaseURL: b.url, OnBehalf: exchanger.Exchange}))
+	b.service.getBook = func(ctx context.Context, _ *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error) {
+		_, err := behalf.GetBasket(ctx, &basketv1.GetBasketRequest{})
+		return &catalogv1.GetBookResponse{}, err
+	}
+	alice := "Bearer " + b.provider.Token("alice", "customer")
+	if status, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); status != http.StatusOK || seen.Subject != "alice" || seen.Client != "bookworm-catalog" {
+		t.Errorf("got %d %v, seen %v", status, answer, seen)
+	}
+	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`); reason(t, answer) != "TOKEN_MISSING" {
+		t.Errorf("got %v", answer)
+	}
+	// While the provider is away only who is known is served.
+	b.provider.SetDown(true)
+	if status, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); status != http.StatusOK {
+		t.Errorf("while the provider is away: got %d %v", status, answer)
+	}
+	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", "Bearer "+b.provider.Token("bob", "customer")); reason(t, answer) != "UNAVAILABLE" {
+		t.Errorf("while the provider is away: got %v", answer)
+	}
+	b.provider.SetDown(false)
+	// Without a credential nobody goes along, whoever is served.
 	b.service.getBook = func(ctx context.Context, _ *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error) {
 		_, err := b.basket("").GetBasket(ctx, &basketv1.GetBasketRequest{})
 		return &catalogv1.GetBookResponse{}, err
 	}
-	if status, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", "Bearer "+b.provider.Token("alice", "customer")); status != http.StatusOK || seen != "alice" {
-		t.Errorf("got %d %v, seen %q", status, answer, seen)
-	}
-	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`); reason(t, answer) != "TOKEN_MISSING" {
+	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); reason(t, answer) != "TOKEN_MISSING" {
 		t.Errorf("got %v", answer)
 	}
 	// A service's own credential that is refused is not the shopper's fault.

@@ -8,6 +8,7 @@
 //	bookworm-dev demo-chat     talks with the bookseller of the stack that runs
 //	bookworm-dev bench         measures stacks of its own
 //	bookworm-dev bench-chat    measures the bookseller on a stack of its own
+//	bookworm-dev bench-door    measures the gateway on a stack of its own
 //	bookworm-dev eval          evaluates search and answers on parts of its own
 //
 // BOOKWORM_DATA names the data folder, .bookworm unless set.
@@ -53,7 +54,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: bookworm-dev run | infra | token <user> | demo | demo-chat | bench | bench-chat | eval")
+var errUsage = errors.New("usage: bookworm-dev run | infra | token <user> | demo | demo-chat | bench | bench-chat | bench-door | eval")
 
 func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) error {
 	data := os.Getenv("BOOKWORM_DATA")
@@ -77,6 +78,8 @@ func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) 
 		return withStack(data, func(a folder.Addresses) error { return demo.Chat(ctx, a, stdout) })
 	case command == "bench-chat" && len(args) == 1:
 		return bench.Chat(ctx, stdout)
+	case command == "bench-door" && len(args) == 1:
+		return bench.Door(ctx, stdout)
 	case command == "eval" && len(args) == 1:
 		endpoint, err := eval.EndpointFrom(os.Getenv)
 		if err != nil {
