@@ -5,7 +5,9 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 BIN := $(CURDIR)/tools/bin
+NPM := tools/npm/node_modules/.package-lock.json
 DEV := dev/bin/bookworm-dev
+CLIENT := api/client/go
 
 # The person a token is for. A USER of the environment is whoever sits at the
 # machine, not somebody of the shop.
@@ -67,8 +69,9 @@ dev-binary:
 ##
 
 .PHONY: generate
-generate: tools ## Generate Go from the contracts
+generate: tools $(NPM) ## Generate Go and the clients from the contracts
 	$(BIN)/buf generate
+	$(BIN)/buf generate --template buf.gen.clients.yaml
 
 .PHONY: promise
 promise: tools ## Record the contracts as landed; from then on make check defends them
@@ -79,11 +82,13 @@ promise: tools ## Record the contracts as landed; from then on make check defend
 format: tools ## Format Go
 	$(BIN)/golangci-lint fmt ./...
 	cd dev && $(BIN)/golangci-lint fmt --config ../.golangci.yml ./...
+	cd $(CLIENT) && $(BIN)/golangci-lint fmt --config ../../../.golangci.yml ./...
 
 .PHONY: lint
-lint: tools ## Lint both modules; import rules included
+lint: tools ## Lint all modules; import rules included
 	$(BIN)/golangci-lint run ./...
 	cd dev && $(BIN)/golangci-lint run --config ../.golangci.yml ./...
+	cd $(CLIENT) && $(BIN)/golangci-lint run --config ../../../.golangci.yml ./...
 
 .PHONY: lint-test
 lint-test: tools ## Prove that the import rules bite
@@ -98,19 +103,23 @@ check-contracts: tools
 	tools/check-breaking $(BIN)/buf
 
 .PHONY: check-generated
-check-generated: tools
-	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/buf generate --output "$$out" && \
-	diff -r "$$out/internal/gen" internal/gen || { echo "generated code is not current: run make generate" >&2; exit 1; }
+check-generated: tools $(NPM)
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(BIN)/buf generate --output "$$out" && $(BIN)/buf generate --template buf.gen.clients.yaml --output "$$out" && \
+	for gen in internal/gen api/client/go/gen api/client/typescript/src/gen; do \
+	diff -r "$$out/$$gen" "$$gen" || { echo "generated code is not current: run make generate" >&2; exit 1; }; done
 
 .PHONY: check-format
 check-format: tools
 	$(BIN)/golangci-lint fmt --diff ./...
 	cd dev && $(BIN)/golangci-lint fmt --config ../.golangci.yml --diff ./...
+	cd $(CLIENT) && $(BIN)/golangci-lint fmt --config ../../../.golangci.yml --diff ./...
 
 .PHONY: check-modules
 check-modules:
 	go mod tidy -diff
 	go -C dev mod tidy -diff
+	go -C $(CLIENT) mod tidy -diff
 	go -C tools mod tidy -diff
 	go -C tools/lint mod tidy -diff
 
@@ -127,7 +136,7 @@ setup: ## Install what the tests run on, where it is missing: PostgreSQL, Redis
 	@dev/setup.sh --redis
 
 .PHONY: test
-test: tools setup dev-binary ## Run all tests of both modules with the race detector
+test: tools setup dev-binary ## Run all tests of all modules with the race detector
 	@BOOKWORM_DEV_BINARY=$(CURDIR)/$(DEV) $(BIN)/gotestsum --format standard-quiet \
 	--post-run-command "bash -c 'echo \$$((TESTS_TOTAL - TESTS_FAILED - TESTS_SKIPPED)) passed, \$$((TESTS_FAILED + TESTS_ERRORS)) failed, \$$TESTS_SKIPPED skipped'" \
 	--raw-command -- tools/test-all
@@ -176,6 +185,12 @@ tools: $(BIN)/.tools $(BIN)/.lint ## Install the pinned tools into tools/bin
 
 $(BIN)/.tools: tools/go.mod tools/go.sum
 	cd tools && GOBIN=$(BIN) go install tool
+	@touch $@
+
+# The generator of TypeScript, for buf. Nothing else of the shop needs Node.js.
+$(NPM): tools/npm/package-lock.json
+	@command -v npm >/dev/null || { echo "generating the TypeScript client needs Node.js 20 or later with npm: install it first" >&2; exit 1; }
+	npm ci --prefix tools/npm --no-audit --no-fund
 	@touch $@
 
 # The linter needs other versions of what buf needs, so it has its own module.
