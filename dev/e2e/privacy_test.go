@@ -169,11 +169,13 @@ func TestExportHasAllOfAShopperAndNothingOfAnother(t *testing.T) {
 			t.Errorf("the export has nothing of %s", context)
 		}
 	}
+	process := dataexport.WorkflowID(keys(t).Pseudonymous(alice.subject))
+	alice.told("data is ready", done.GetProof())
+	recordOne(t, "dataexport", "collected", process)
 	if again, err := alice.Export(alice.ctx); err != nil || again.GetId() != asked.GetId() {
 		t.Errorf("asked again: %v, %v", again, err)
 	}
-	alice.told("data is ready", done.GetProof())
-	recordOne(t, "dataexport", "collected", dataexport.WorkflowID(keys(t).Pseudonymous(alice.subject)))
+	recordOne(t, "dataexport", "fresh", process)
 	// A1: it is nobody else's.
 	if _, err := bob.DataRequest(bob.ctx, asked.GetId()); shopper.Reason(err) != "DATA_REQUEST_NOT_FOUND" {
 		t.Errorf("bob got %v", err)

@@ -10,7 +10,7 @@ import (
 )
 
 // paths are the ways through the process that must have a recorded history.
-var paths = []string{"collected"}
+var paths = []string{"collected", "fresh"}
 
 // TestReplay runs the recorded histories through today's code. One that fails says
 // that the change breaks what is under way: version it. Histories of new paths are
