@@ -516,6 +516,9 @@ func ratingWorker(p *parts, c client.Client) (worker.Worker, error) {
 	}), nil
 }
 
+// publicStreams is how many requests at once a stranger may have on one connection.
+const publicStreams = 250
+
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
 	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
@@ -528,6 +531,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	}
 	p := open(ctx, c, tel)
 	defer p.close()
+	p.streams = publicStreams
 	verifier, err := p.verifier()
 	if err != nil {
 		return errors.Join(err, listener.Close())

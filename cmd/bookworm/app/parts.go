@@ -45,6 +45,9 @@ type parts struct {
 	config Config
 	tel    *telemetry.Telemetry
 	checks map[string]health.Check
+	// streams bounds the requests at once of one HTTP/2 connection; 0: as many as
+	// the shop's own services need between them.
+	streams int
 
 	loops        *errgroup.Group
 	stopLoops    context.CancelFunc
@@ -282,7 +285,7 @@ func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
 	h.Register(mux)
 	options := rpc.ServeOptions{
-		Drain: h.Drain, Connections: p.config.MaxConnections,
+		Drain: h.Drain, Connections: p.config.MaxConnections, Streams: p.streams,
 		Trusted: func(peer netip.Addr) bool {
 			return slices.ContainsFunc(p.config.TrustedProxies, func(network netip.Prefix) bool { return network.Contains(peer) })
 		},
