@@ -177,7 +177,7 @@ func (m *maker) headerParameters(o Operation) []parameter {
 		all = append(all, parameter{
 			Name: "Last-Event-ID", In: "header",
 			Description: "The id of the last event that was seen, as a browser's EventSource sends it by itself. It counts more than " + string(resumed.Name()) + ".",
-			Schema:      &jsonschema.Schema{Type: "string", Pattern: "^[0-9]{1,18}$"},
+			Schema:      &jsonschema.Schema{Type: "string", Pattern: "^[0-9]{0,19}$"},
 		})
 	}
 	return all
@@ -253,12 +253,21 @@ func (m *maker) answer(o Operation) (*jsonschema.Schema, error) {
 	return m.schemas.written(o.Method.Output())
 }
 
+const conversation = "conversation_id"
+
 // event returns the schema of one server-sent event whose data is a message with
 // the conversation's id.
 func (m *maker) event(message protoreflect.MessageDescriptor) (*jsonschema.Schema, error) {
 	data, err := m.schemas.written(message)
 	if err != nil {
 		return nil, err
+	}
+	// On a stream the event says of which conversation it is.
+	component := m.schemas.components[nameOf(message)]
+	if component.Properties[conversation] == nil {
+		component.Properties[conversation] = &jsonschema.Schema{Type: "string", Description: "The conversation's UUID."}
+		component.PropertyOrder = append([]string{conversation}, component.PropertyOrder...)
+		component.Required = append([]string{conversation}, component.Required...)
 	}
 	var kinds []any
 	for i := range message.Oneofs().Len() {
@@ -272,12 +281,7 @@ func (m *maker) event(message protoreflect.MessageDescriptor) (*jsonschema.Schem
 		Properties: map[string]*jsonschema.Schema{
 			"id":    {Type: "string", Description: "The event's number; none on an error that broke the stream off.", Pattern: "^[0-9]+$"},
 			"event": {Type: "string", Description: "Its kind.", Enum: kinds},
-			"data": {Type: "string", Description: "Its JSON.", ContentMediaType: asJSON, ContentSchema: &jsonschema.Schema{
-				AllOf: []*jsonschema.Schema{data, {
-					Type: "object", Required: []string{"conversation_id"},
-					Properties: map[string]*jsonschema.Schema{"conversation_id": {Type: "string", Description: "The conversation's UUID."}},
-				}},
-			}},
+			"data":  {Type: "string", Description: "Its JSON.", ContentMediaType: asJSON, ContentSchema: data},
 		},
 		PropertyOrder: []string{"id", "event", "data"},
 	}, nil
