@@ -300,6 +300,11 @@ func (w *record) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
 }
 
+// Flush implements http.Flusher, which gRPC reflection asks for.
+func (w *record) Flush() {
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // a connection that is gone shows at the next write
+}
+
 // Unwrap lets http.ResponseController reach the connection.
 func (w *record) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
