@@ -128,9 +128,14 @@ test: tools setup dev-binary ## Run all tests of both modules with the race dete
 	--post-run-command "bash -c 'echo \$$((TESTS_TOTAL - TESTS_FAILED - TESTS_SKIPPED)) passed, \$$((TESTS_FAILED + TESTS_ERRORS)) failed, \$$TESTS_SKIPPED skipped'" \
 	--raw-command -- tools/test-all
 
+.PHONY: test-openapi
+test-openapi: postgres dev-binary ## Check the OpenAPI document and a shop against it, with tools of others
+	@tools/test-openapi/run
+
 .PHONY: update-docs
-update-docs: ## Write the tables of docs/ that are made from code
+update-docs: ## Write what is made from code: tables of docs/, the OpenAPI document
 	go test ./docs -update
+	go test ./api/gateway -run TestOpenAPIDocumentIsCurrent -update
 
 .PHONY: clean
 clean: ## Remove what was built; the shop's data in .bookworm/ stays
