@@ -156,7 +156,10 @@ func (m *maker) headerParameters(o Operation) []parameter {
 			Name: "Idempotency-Key", In: "header", Required: true,
 			Description: "A key of the caller's own, for example a UUID, bare or in double quotes. The same key with the same request has the same answer, " +
 				"with Idempotent-Replayed: true; with another request it is an error. It belongs to the caller and this procedure. A refusal leaves it free.",
-			Schema: &jsonschema.Schema{Type: "string", MinLength: new(1), MaxLength: new(255), Pattern: "^[!#-~][!-~]*$", Examples: []any{"b1d8a4f0-6a0a-4d7c-9f2f-2f6b1f0f9f33"}},
+			Schema: &jsonschema.Schema{
+				Type: "string", MinLength: new(1), MaxLength: new(255), Pattern: "^[!#-~][!-~]*$",
+				Examples: []any{"b1d8a4f0-6a0a-4d7c-9f2f-2f6b1f0f9f33"},
+			},
 		})
 	}
 	if changesVersion(o) {
@@ -166,7 +169,7 @@ func (m *maker) headerParameters(o Operation) []parameter {
 			Schema:      &jsonschema.Schema{Type: "string"},
 		})
 	}
-	if versioned, _ := m.versioned(o); versioned && o.Verb == http.MethodGet {
+	if m.versioned(o) && o.Verb == http.MethodGet {
 		all = append(all, parameter{
 			Name: "If-None-Match", In: "header",
 			Description: "ETags of versions that the caller has. If the answer would be one of them, it is 304 without a body.",
@@ -196,19 +199,19 @@ func changesVersion(o Operation) bool {
 	return message.Fields().ByName("etag") != nil
 }
 
-// versioned reports whether an answer has an ETag, and whether it always has. The
+// versioned reports whether an answer has an ETag. The
 // gateway gives every public answer one, and every other that is a thing with an
 // etag of its own.
-func (m *maker) versioned(o Operation) (versioned, public bool) {
+func (m *maker) versioned(o Operation) bool {
 	if o.Method.IsStreamingServer() {
-		return false, false
+		return false
 	}
-	public = o.Verb == http.MethodGet && accessOf(o.Method).anonymous()
+	public := o.Verb == http.MethodGet && accessOf(o.Method).anonymous()
 	message := o.Method.Output()
 	if field := message.Fields().ByName(responseField(o.Method)); field != nil && field.Message() != nil {
 		message = field.Message()
 	}
-	return public || message.Fields().ByName("etag") != nil, public
+	return public || message.Fields().ByName("etag") != nil
 }
 
 // responseField names the field of the answer that is the whole body, or "".
@@ -223,7 +226,7 @@ func (m *maker) requestBody(o Operation) (*requestBody, error) {
 	}
 	var schema *jsonschema.Schema
 	var err error
-	required := false
+	var required bool
 	if o.Body == "*" {
 		name := nameOf(o.Method.Input())
 		if _, err := m.schemas.claim(name, o.Method.Input()); err != nil {
@@ -293,7 +296,7 @@ func (m *maker) responses(o Operation, access access) (map[string]*response, err
 		return nil, err
 	}
 	all := map[string]*response{"200": success}
-	if versioned, _ := m.versioned(o); versioned && o.Verb == http.MethodGet {
+	if m.versioned(o) && o.Verb == http.MethodGet {
 		all["304"] = &response{Description: "The caller has this version.", Headers: headersOf("ETag", "Cache-Control", "X-Request-Id")}
 	}
 	shared := m.shared()
@@ -335,7 +338,7 @@ func (m *maker) success(o Operation) (*response, error) {
 	if slices.Contains(m.named(o), fault.ReasonKeyMissing) {
 		names = append(names, "Idempotent-Replayed")
 	}
-	if versioned, _ := m.versioned(o); versioned {
+	if m.versioned(o) {
 		names = append(names, "ETag")
 	}
 	body := media{Schema: schema, Example: m.Examples[string(o.Method.Name())].Response}
@@ -437,15 +440,17 @@ func (m *maker) problem(reason fault.Reason) *instance {
 
 // headers are those of answers.
 var headers = map[string]header{
-	"ETag":                {Description: "Version of the answer; opaque.", Schema: &jsonschema.Schema{Type: "string", Pattern: `^"[^"]*"$`}},
-	"Cache-Control":       {Description: "Who may keep the answer, and for how long.", Required: true, Schema: &jsonschema.Schema{Type: "string"}},
-	"X-Request-Id":        {Description: "The trace id, under which the shop finds the request in its logs.", Required: true, Schema: &jsonschema.Schema{Type: "string", Pattern: "^[0-9a-f]{32}$"}},
-	"RateLimit":           {Description: "What is left of the limits that the call counts against, and the seconds until there is more.", Schema: &jsonschema.Schema{Type: "string"}},
-	"RateLimit-Policy":    {Description: "The limits that the call counts against, and their windows in seconds.", Schema: &jsonschema.Schema{Type: "string"}},
-	"Retry-After":         {Description: "Seconds to wait before trying again.", Required: true, Schema: &jsonschema.Schema{Type: "integer", Minimum: new(0.0)}},
-	"WWW-Authenticate":    {Description: "How to authenticate.", Required: true, Schema: &jsonschema.Schema{Type: "string"}},
-	"Idempotent-Replayed": {Description: "true when the answer was given before, to the same key.", Schema: &jsonschema.Schema{Type: "string", Enum: []any{"true"}}},
+	"Cache-Control":       {Description: "Who may keep the answer, and for how long.", Required: true, Schema: text("")},
+	"ETag":                {Description: "Version of the answer; opaque.", Schema: text(`^"[^"]*"$`)},
+	"Idempotent-Replayed": {Description: "true when the answer was given before, to the same key.", Schema: text("^true$")},
+	"RateLimit":           {Description: "What is left of the limits that the call counts against, and the seconds until there is more.", Schema: text("")},
+	"RateLimit-Policy":    {Description: "The limits that the call counts against, and their windows in seconds.", Schema: text("")},
+	"Retry-After":         {Description: "Seconds to wait before trying again.", Required: true, Schema: text("^[0-9]+$")},
+	"WWW-Authenticate":    {Description: "How to authenticate.", Required: true, Schema: text("")},
+	"X-Request-Id":        {Description: "The trace id, under which the shop finds the request in its logs.", Required: true, Schema: text("^[0-9a-f]{32}$")},
 }
+
+func text(pattern string) *jsonschema.Schema { return &jsonschema.Schema{Type: "string", Pattern: pattern} }
 
 func headersOf(names ...string) map[string]header {
 	some := maps.Clone(headers)
