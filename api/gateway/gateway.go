@@ -400,6 +400,11 @@ func (w *record) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:wrapcheck // as above
 }
 
+// Flush implements http.Flusher, which gRPC reflection asks for.
+func (w *record) Flush() {
+	_ = w.FlushError() // a connection that is gone shows at the next write
+}
+
 // done limits how long the rest of the answer may take, which the server sends
 // after the handler.
 func (w *record) done() { w.limit(w.patience) }

@@ -179,7 +179,7 @@ func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Mar
 			}
 		}
 		if len(allowed) == 0 {
-			g.unrouted(r.Context(), nil, nil, w, r, http.StatusNotFound)
+			g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
 			return
 		}
 		slices.Sort(allowed)
@@ -207,7 +207,8 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, fault.New(fault.ReasonInternal, "").WithCause(fmt.Errorf("no route for %s %s", r.Method, pattern)))
 			return
 		}
-		if strings.Contains(path.Base(r.URL.Path), ":") && !known.matches(r.URL.Path) { // to the translator the verb of another route is part of the last variable
+		// To the translator the verb of another route is part of the last variable.
+		if strings.Contains(path.Base(r.URL.Path), ":") && !known.matches(r.URL.Path) {
 			g.unrouted(r.Context(), nil, nil, w, r, http.StatusMethodNotAllowed)
 			return
 		}
