@@ -204,8 +204,8 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		"catalog": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerCatalog},
-		"basket": {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
-		"ordering": {append([]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL"}, sealerNeeds...), registerOrdering},
+		"basket":       {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
+		"ordering":     {append([]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL"}, sealerNeeds...), registerOrdering},
 		"finance":      {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET"}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
 		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS"}, registerRating},

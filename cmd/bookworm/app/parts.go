@@ -63,7 +63,10 @@ type parts struct {
 // open returns the parts of a process that lives until ctx ends. The caller
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
-	p := &parts{ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool)}
+	p := &parts{
+		ctx: ctx, config: c, tel: tel,
+		checks: make(map[string]health.Check), holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool),
+	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.stopLoops = stop
