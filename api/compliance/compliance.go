@@ -21,4 +21,5 @@ type Deps struct {
 func Register(server *connect.Server, d Deps) {
 	compliancev1connect.RegisterPrivacyServiceHandler(server, &privacy{d})
 	compliancev1connect.RegisterShopperKeyServiceHandler(server, &keys{d.Privacy})
+	registerAudit(server, d.Store)
 }

@@ -48,13 +48,16 @@ type ServerOptions struct {
 	// TracerProvider and MeterProvider; nil: the global ones.
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
+	// Audit records what the shop's staff does. Nil: the calls that it would record
+	// are refused.
+	Audit *Audit
 	// Timeout bounds a unary call whose caller sets no deadline; 10 s when 0.
 	Timeout time.Duration
 }
 
 // NewServer returns a server without procedures. Register the generated handlers
 // on it, then pass it to Handler. Every call passes, from the outside in: tracing
-// and metrics, recovery of panics, deadline, coding of errors, access, validation.
+// and metrics, recovery of panics, deadline, coding of errors, access, validation, audit.
 // A handler finds the caller in identity.FromContext and returns faults; anything
 // else it returns is INTERNAL to the caller and goes to the log.
 func NewServer(options ServerOptions) (*connect.Server, error) {
@@ -78,6 +81,7 @@ func NewServer(options ServerOptions) (*connect.Server, error) {
 		coding(options.Logger),
 		access(options.Verifier),
 		validate.NewServerInterceptor(validate.WithoutErrorDetails()),
+		auditing(options.Audit),
 	)
 	server.SetUnknownHandler(func(_ context.Context, spec connect.Spec, _ connect.ServerStream) error {
 		return connect.Errorf(connect.CodeUnimplemented, "There is no procedure %s.", spec.Procedure)

@@ -71,6 +71,9 @@ const sweepInterval = 15 * time.Second
 // for, such as the sale of a last copy.
 const indexInterval = time.Second
 
+// headInterval is how often the end of the audit log is logged.
+const headInterval = time.Hour
+
 const usage = `usage:
   bookworm api <context>...     serve the APIs of contexts: catalog basket ordering finance notification rating chat compliance
   bookworm worker <context>...  run the workflows and activities of contexts: catalog ordering finance notification rating compliance
@@ -202,17 +205,22 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		register func(*parts, *connect.Server, *http.ServeMux) error
 	}{
 		"catalog": {[]string{
-			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "TOKEN_URL", "CLIENT_SECRET",
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "COMPLIANCE_URL",
+			"TOKEN_URL", "CLIENT_SECRET",
 		}, registerCatalog},
-		"basket":       {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
-		"ordering":     {append([]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL"}, sealerNeeds...), registerOrdering},
-		"finance":      {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET"}, registerFinance},
+		"basket":   {[]string{"REDIS_URL", "CATALOG_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerBasket},
+		"ordering": {append([]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL"}, sealerNeeds...), registerOrdering},
+		"finance": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
+		}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
-		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS"}, registerRating},
+		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerRating},
 		"chat": {[]string{
-			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL",
+			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerChat},
-		"compliance": {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "PERSONAL_DATA_KEY"}, registerCompliance},
+		"compliance": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
+		}, registerCompliance},
 	}
 	needs := []string{"ISSUER_URL"}
 	for _, name := range contexts {
@@ -228,7 +236,7 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		return errors.Join(err, listener.Close())
 	}
 	server, err := rpc.NewServer(rpc.ServerOptions{
-		Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
+		Audit: p.audit(), Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the server: %w", err), listener.Close())
@@ -278,7 +286,6 @@ func registerBasket(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	}
 	p.onClose(db.Close)
 	p.checks["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
-	// Books are public, so no token goes along.
 	store := basket.NewStore(db)
 	p.holders["basket"] = basket.Personal{Baskets: store}
 	basketapi.Register(server, store, catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
@@ -366,8 +373,8 @@ func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	// None has a credential of its own: each carries the token of the call that is
-	// served, so a tool can do what its caller may.
+	// None calls for itself: each calls for the caller of the call that is served, so
+	// a tool can do what its caller may.
 	books := catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil))
 	reviews := ratingv1connect.NewRatingServiceClient(p.client(p.config.RatingURL, nil))
 	store := chat.NewStore(db)
@@ -411,7 +418,12 @@ func registerCompliance(p *parts, server *connect.Server, _ *http.ServeMux) erro
 		return err
 	}
 	p.holders["compliance"] = privacy
-	complianceapi.Register(server, complianceapi.Deps{Store: compliance.NewStore(db), Privacy: privacy, Temporal: temporalClient})
+	store := compliance.NewStore(db)
+	complianceapi.Register(server, complianceapi.Deps{Store: store, Privacy: privacy, Temporal: temporalClient})
+	p.background(func(ctx context.Context) error {
+		complianceapi.LogAuditHead(ctx, store, headInterval, p.tel.Logger)
+		return nil
+	})
 	return nil
 }
 
@@ -566,7 +578,8 @@ func complianceWorker(p *parts, c client.Client) (worker.Worker, error) {
 
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
-	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL")
+	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
+		"REDIS_URL", "LIMIT_KEY")
 	if len(args) > 0 {
 		err = errors.Join(err, fmt.Errorf("gateway takes no argument, not %q", args))
 	}
@@ -583,9 +596,22 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 		"catalog": c.CatalogURL, "basket": c.BasketURL, "ordering": c.OrderingURL, "finance": c.FinanceURL, "notification": c.NotificationURL,
 		"rating": c.RatingURL, "chat": c.ChatURL, "compliance": c.ComplianceURL,
 	}
+	limiter, err := p.limiter()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	breakers, err := p.breakers()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	door, err := gateway.New(ctx, gateway.Options{
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
-		CORSOrigins: c.CORSOrigins,
+		CORSOrigins: c.CORSOrigins, TrustedProxies: c.TrustedProxies, Breakers: breakers, Limiter: limiter,
+		Limits: gateway.Limits{
+			Browse: c.LimitBrowse, Search: c.LimitSearch, Write: c.LimitWrite, Checkout: c.LimitCheckout, Chat: c.LimitChat,
+			Webhook: c.LimitWebhook, Token: c.LimitToken,
+		},
+		HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the gateway: %w", err), listener.Close())

@@ -9,7 +9,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,11 +28,13 @@ import (
 	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
+	"bookworm/internal/limit"
 	"bookworm/internal/llm"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
 	"bookworm/internal/personal/keyring"
 	"bookworm/internal/postgres"
+	"bookworm/internal/redis"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
@@ -54,9 +58,11 @@ type parts struct {
 	pools        map[string]*pgxpool.Pool
 	temporalOnce func() (client.Client, error)
 	tokensOnce   func() oauth2.TokenSource
+	exchanger    *identity.Exchanger
 	verifierOnce func() (*identity.Verifier, error)
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
+	breakersOnce func() (*rpc.Breakers, error)
 	sealerOnce   func() (*personal.ShopperSealer, error)
 }
 
@@ -64,8 +70,8 @@ type parts struct {
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p := &parts{
-		ctx: ctx, config: c, tel: tel,
-		checks: make(map[string]health.Check), holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool),
+		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), holders: make(map[string]personal.Holder),
+		pools: make(map[string]*pgxpool.Pool),
 	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -76,10 +82,11 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.modelOnce = sync.OnceValues(p.makeModel)
 	p.vectorsOnce = sync.OnceValues(p.openVectors)
 	p.sealerOnce = sync.OnceValues(p.makeSealer)
-	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
-		return identity.ServiceTokens(context.WithoutCancel(ctx), identity.ServiceConfig{
-			TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
-		})
+	own := identity.ServiceConfig{TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret}
+	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource { return identity.ServiceTokens(context.WithoutCancel(ctx), own) })
+	p.exchanger = identity.NewExchanger(own)
+	p.breakersOnce = sync.OnceValues(func() (*rpc.Breakers, error) {
+		return rpc.NewBreakers(tel.Logger, tel.MeterProvider.Meter("bookworm/rpc"))
 	})
 	return p
 }
@@ -208,11 +215,50 @@ func (p *parts) indexer() (*catalog.Indexer, error) {
 	}, nil
 }
 
-// client returns a client of another context's API.
-func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
-	return rpc.NewClient(rpc.ClientOptions{
-		BaseURL: url, Tokens: tokens, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+// breakers returns the process's circuit breakers.
+func (p *parts) breakers() (*rpc.Breakers, error) { return p.breakersOnce() }
+
+// limiter returns what counts calls. Redis is no check of the process: without it
+// each replica counts alone.
+func (p *parts) limiter() (*limit.Limiter, error) {
+	db, err := redis.Dial(string(p.config.RedisURL))
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(db.Close)
+	return limit.New(limit.Config{
+		Redis: db, Key: p.config.LimitKey, Logger: p.tel.Logger, Meter: p.tel.MeterProvider.Meter("bookworm/limit"),
 	})
+}
+
+// client returns a client of another context's API. With tokens the process calls
+// for itself, without for the caller of the call being served; a process that has
+// such a client needs TOKEN_URL and CLIENT_SECRET all the same.
+func (p *parts) client(address string, tokens oauth2.TokenSource) *connect.Client {
+	options := rpc.ClientOptions{
+		BaseURL: address, Tokens: tokens, OnBehalf: p.exchanger.Exchange, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+	}
+	breakers, err := p.breakers()
+	if err != nil {
+		p.tel.Logger.Warn("calls are made without breakers", "error", err)
+	} else {
+		options.Breaker = breakers.Of(strings.TrimPrefix(strings.TrimPrefix(address, "http://"), "https://"))
+	}
+	return rpc.NewClient(options)
+}
+
+// audit returns what records the calls of the shop's staff; nil in a process whose
+// contexts have none, which needs no address of the log.
+func (p *parts) audit() *rpc.Audit {
+	if p.config.ComplianceURL == "" {
+		return nil
+	}
+	audit := rpc.NewAudit(compliancev1connect.NewAuditLogServiceClient(p.client(p.config.ComplianceURL, p.tokens())), p.tel.Logger)
+	p.background(func(ctx context.Context) error {
+		audit.Run(ctx)
+		return nil
+	})
+	return audit
 }
 
 // outbound returns a traced client for other people's HTTP servers. A timeout of 0
@@ -288,5 +334,17 @@ func (p *parts) notifications() (*notification.Store, error) {
 func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
 	h.Register(mux)
-	return rpc.Serve(p.ctx, listener, mux, h.Drain)
+	options := rpc.ServeOptions{
+		Drain: h.Drain, Connections: p.config.MaxConnections,
+		Trusted: func(peer netip.Addr) bool {
+			return slices.ContainsFunc(p.config.TrustedProxies, func(network netip.Prefix) bool { return network.Contains(peer) })
+		},
+	}
+	if p.config.TLSCertFile != "" {
+		var err error
+		if options.TLS, err = rpc.LoadTLS(p.config.TLSCertFile, p.config.TLSKeyFile, p.tel.Logger); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
+	return rpc.ServeWith(p.ctx, listener, mux, options)
 }
