@@ -18,7 +18,6 @@ import (
 	"bookworm/activities/finance"
 	"bookworm/activities/notification"
 	"bookworm/internal/fault"
-	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
@@ -225,7 +224,7 @@ func (h *orders) input(
 	return in, details, nil
 }
 
-// GetOrder returns an order of the caller's, or any to an administrator.
+// GetOrder returns an order of the caller's, or any to staff.
 func (h *orders) GetOrder(ctx context.Context, req *orderingv1.GetOrderRequest) (*orderingv1.GetOrderResponse, error) {
 	known, err := h.own(ctx, req.GetId())
 	if err != nil {
@@ -245,8 +244,7 @@ func (h *orders) own(ctx context.Context, id string) (ordering.Order, error) {
 	if err != nil {
 		return ordering.Order{}, err
 	}
-	caller := identity.FromContext(ctx)
-	if order.Subject != caller.Subject && !caller.Has(accessv1.Role_ROLE_ADMIN) {
+	if !rpc.Reaches(ctx, order.Subject) {
 		return ordering.Order{}, fault.New(fault.ReasonOrderNotFound, "order %s does not exist", id)
 	}
 	return order, nil

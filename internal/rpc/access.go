@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect/v2"
@@ -19,13 +20,38 @@ type Verifier interface {
 	Verify(ctx context.Context, rawToken string) (identity.Caller, error)
 }
 
+// RuleOf returns a procedure's access rule; nil when it states none.
+func RuleOf(method protoreflect.MethodDescriptor) *accessv1.Rule {
+	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
+	return rule
+}
+
 // RolesOf returns the roles that may call a procedure; none when it has no rule.
-func RolesOf(method protoreflect.MethodDescriptor) []accessv1.Role {
-	rule, ok := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
-	if !ok {
-		return nil
+func RolesOf(method protoreflect.MethodDescriptor) []accessv1.Role { return RuleOf(method).GetRoles() }
+
+// Reaches reports whether the call being served may reach what belongs to the
+// subject: always where that is the caller, and as staff where the procedure's
+// ownership is OWNERSHIP_CALLER_OR_STAFF and the caller has one of its roles that is
+// not a customer's. What it does not reach must look as if it did not exist.
+func Reaches(ctx context.Context, owner string) bool {
+	caller := identity.FromContext(ctx)
+	if caller.Anonymous() {
+		return false
 	}
-	return rule.GetRoles()
+	if caller.Subject == owner {
+		return true
+	}
+	call, ok := connect.CallInfoForServerContext(ctx)
+	if !ok {
+		return false
+	}
+	method, ok := call.Spec.Schema.(protoreflect.MethodDescriptor)
+	if !ok || RuleOf(method).GetOwnership() != accessv1.Ownership_OWNERSHIP_CALLER_OR_STAFF {
+		return false
+	}
+	return slices.ContainsFunc(RolesOf(method), func(role accessv1.Role) bool {
+		return role != accessv1.Role_ROLE_CUSTOMER && caller.Has(role)
+	})
 }
 
 // LimitOf returns the class of calls that a procedure is counted with, never

@@ -54,6 +54,10 @@ type parts struct {
 	// holders are the contexts with data of people that this process serves.
 	holders map[string]personal.Holder
 
+	// streams bounds the requests at once of one HTTP/2 connection; 0: as many as
+	// the shop's own services need between them.
+	streams int
+
 	loops        *errgroup.Group
 	stopLoops    context.CancelFunc
 	loopsCtx     context.Context //nolint:containedctx // the life of the background loops
@@ -72,7 +76,10 @@ type parts struct {
 // open returns the parts of a process that lives until ctx ends. The caller
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
-	p := &parts{ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), optional: make(map[string]health.Check), holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool)}
+	p := &parts{
+		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), optional: make(map[string]health.Check), holders: make(map[string]personal.Holder),
+		pools: make(map[string]*pgxpool.Pool),
+	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.stopLoops = stop
@@ -373,7 +380,7 @@ func (p *parts) serve(handler http.Handler, listener net.Listener) error {
 		}
 	})
 	options := rpc.ServeOptions{
-		Drain: h.Drain, Connections: p.config.MaxConnections,
+		Drain: h.Drain, Connections: p.config.MaxConnections, Streams: p.streams,
 		Trusted: func(peer netip.Addr) bool {
 			return slices.ContainsFunc(p.config.TrustedProxies, func(network netip.Prefix) bool { return network.Contains(peer) })
 		},
