@@ -172,6 +172,16 @@ $(KEYCLOAK):
 test-openapi: postgres dev-binary ## Check the OpenAPI document and a shop against it, with tools of others
 	@tools/test-openapi/run
 
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: ## Fuzz every decoder, one after the other: make fuzz FUZZTIME=5m
+	@for module in . dev; do for file in $$(cd $$module && grep -rl --include='*_test.go' '^func Fuzz' . | grep -v /gen/); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$module/$$file); do \
+			echo "$$module/$$(dirname $$file) $$target" && \
+			go test -C $$module ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) || exit 1; \
+	done; done; done
+
 .PHONY: update-docs
 update-docs: ## Write what is made from code: tables of docs/, the OpenAPI document
 	go test ./docs -update

@@ -21,7 +21,9 @@ const unreadable = "it cannot be read"
 type agentWriter struct {
 	http.ResponseWriter
 
-	begun, refused bool
+	begun   bool
+	refused int // status of a refusal that is not sent yet, or has been
+	sent    bool
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -35,13 +37,25 @@ func (w *agentWriter) WriteHeader(status int) {
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
-	w.refused = true
-	f := fault.New(fault.ReasonMalformedRequest, "This is no request of the protocol.")
-	if status >= http.StatusInternalServerError {
+	w.refused = status
+}
+
+// refuse sends a refusal, with what the library says unless that quotes the caller.
+func (w *agentWriter) refuse(said string) {
+	if w.refused == 0 || w.sent {
+		return
+	}
+	w.sent = true
+	said = strings.TrimSpace(said)
+	if said == "" || libraryWords.MatchString(said) || strings.ContainsAny(said, "\"<>") {
+		said = "This is no request of the protocol."
+	}
+	f := fault.New(fault.ReasonMalformedRequest, "%s", said)
+	if w.refused >= http.StatusInternalServerError {
 		f = fault.New(fault.ReasonInternal, "")
 	}
-	header.Del("Content-Length")
-	writeAgentProblem(w.ResponseWriter, status, f)
+	w.Header().Del("Content-Length")
+	writeAgentProblem(w.ResponseWriter, w.refused, f)
 }
 
 // Write implements http.ResponseWriter.
@@ -52,7 +66,8 @@ func (w *agentWriter) Write(p []byte) (int, error) {
 		}
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.refused {
+	if w.refused != 0 {
+		w.refuse(string(p))
 		return len(p), nil
 	}
 	out := p

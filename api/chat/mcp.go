@@ -230,7 +230,9 @@ func agentDoor(verifier rpc.Verifier, rule protoreflect.MethodDescriptor, next h
 		ctx = context.WithValue(identity.WithCaller(ctx, caller), authorizationKey{}, authorization)
 		r = r.WithContext(context.WithValue(ctx, arrivedKey{}, ctx))
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		next.ServeHTTP(&agentWriter{ResponseWriter: w}, r)
+		answer := &agentWriter{ResponseWriter: w}
+		next.ServeHTTP(answer, r)
+		answer.refuse("")
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/proto"
 
@@ -33,7 +34,7 @@ func (anybody) Verify(context.Context, string) (identity.Caller, error) {
 }
 
 // door is a gateway before a shop that answers, without real connections to it.
-func door(f *testing.F) http.Handler {
+func door(f testing.TB) http.Handler {
 	f.Helper()
 	b := setup(f)
 	options := gateway.Options{
@@ -60,6 +61,11 @@ func door(f *testing.F) http.Handler {
 // lacks a procedure may be.
 func knock(t *testing.T, handler http.Handler, request *http.Request) *httptest.ResponseRecorder {
 	t.Helper()
+	for _, values := range request.Header {
+		if !httpguts.ValidHeaderFieldValue(strings.Join(values, "")) {
+			t.Skip("the server takes no such header")
+		}
+	}
 	recorder := httptest.NewRecorder()
 	began := time.Now()
 	handler.ServeHTTP(recorder, request)

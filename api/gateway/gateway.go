@@ -264,6 +264,10 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 		// section 6.3).
 		w.Header().Set("Connection", "close")
 	}
+	if methodOf(r) == "_OTHER" { // over HTTP/2 it may be no method at all, which no transport sends on
+		g.refuseMethod(w, r, http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPatch, http.MethodPost, http.MethodPut)
+		return
+	}
 	if f := checkHeaders(r); f != nil {
 		if strings.HasPrefix(r.URL.Path, "/bookworm.") {
 			g.refuseRPC(w, r, f)
@@ -336,9 +340,9 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 		trace.SpanFromContext(ctx).SetAttributes(unsaid...)
 
 		dress(ctx, w.Header(), g.hsts)
-		if tooMany(r.Header) {
+		if tooMany(r) {
 			g.refuseWith(seen, r, http.StatusRequestHeaderFieldsTooLarge,
-				fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers.", maxHeaders))
+				fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers, or more than %d KiB of them.", maxHeaders, maxHeaderSize>>10))
 			return
 		}
 		defer seen.done()
@@ -380,12 +384,20 @@ func dress(ctx context.Context, header http.Header, hsts bool) {
 // proxies add a few.
 const maxHeaders = 128
 
-func tooMany(header http.Header) bool {
-	lines := 0
-	for _, values := range header {
+// maxHeaderSize is the most that address and headers may take, as HTTP/2 counts them
+// (RFC 9113, section 6.5.2). It is below what a context takes, with what is added on
+// the way: what the transport refuses to send counts as a failure of the context.
+const maxHeaderSize = 60 << 10
+
+func tooMany(r *http.Request) bool {
+	lines, size := 0, len(r.RequestURI)+len(r.Host)
+	for name, values := range r.Header {
 		lines += len(values)
+		for _, value := range values {
+			size += len(name) + len(value) + 32
+		}
 	}
-	return lines > maxHeaders
+	return lines > maxHeaders || size > maxHeaderSize
 }
 
 // record notes what the log says of a request, and gives a client up that does
