@@ -53,8 +53,8 @@ func TestA2_EveryProcedureHasRule(t *testing.T) {
 			t.Errorf("%s is for services and people; the gateway must know which", method.FullName())
 		}
 	}
-	if len(contexts) != 7 {
-		t.Errorf("walked %d contexts, not seven", len(contexts))
+	if len(contexts) != 8 {
+		t.Errorf("walked %d contexts, not eight", len(contexts))
 	}
 }
 
