@@ -49,4 +49,3 @@ func TestAuditLogIsExportedAsEvents(t *testing.T) {
 		})
 	}
 }
-

@@ -76,8 +76,10 @@ func (l *logbook) outcomes() (short []string) {
 	return short
 }
 
-func always(*compliancev1.AuditEntry) bool     { return true }
-func settled(e *compliancev1.AuditEntry) bool  { return e.GetOutcome() != compliancev1.AuditEntry_ATTEMPTED }
+func always(*compliancev1.AuditEntry) bool { return true }
+func settled(e *compliancev1.AuditEntry) bool {
+	return e.GetOutcome() != compliancev1.AuditEntry_ATTEMPTED
+}
 func aborting(context.Context) (string, error) { panic(http.ErrAbortHandler) }
 
 // desk is a server with procedures of the staff, whose handlers the test gives.
@@ -259,7 +261,9 @@ func TestFailuresOfStaffActionsSayWhy(t *testing.T) {
 func TestWhoseCallsAreRecorded(t *testing.T) {
 	t.Parallel()
 	orders := func(call func(orderingv1connect.OrderServiceClient, context.Context) error) func(context.Context, *connect.Client) error {
-		return func(ctx context.Context, c *connect.Client) error { return call(orderingv1connect.NewOrderServiceClient(c), ctx) }
+		return func(ctx context.Context, c *connect.Client) error {
+			return call(orderingv1connect.NewOrderServiceClient(c), ctx)
+		}
 	}
 	get := orders(func(c orderingv1connect.OrderServiceClient, ctx context.Context) error {
 		_, err := c.GetOrder(ctx, &orderingv1.GetOrderRequest{Id: aBook})

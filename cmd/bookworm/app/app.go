@@ -211,7 +211,7 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
 			"PERSONAL_DATA_KEY",
 		}, registerOrdering},
-		"finance":      {[]string{
+		"finance": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
