@@ -134,8 +134,15 @@ func TestEveryDependencyHasItsLine(t *testing.T) {
 		listed[match[1]] = true
 	}
 	used := make(map[string]bool)
-	for _, module := range []string{"go.mod", "dev/go.mod", "tools/go.mod", "tools/lint/go.mod"} {
-		for _, path := range direct(t, module) {
+	required := make(map[string][]string)
+	for _, module := range []string{"go.mod", "dev/go.mod", "tools/go.mod", "tools/lint/go.mod", "api/client/go/go.mod"} {
+		required[module] = direct(t, module)
+	}
+	for _, file := range []string{"tools/npm/package.json", "api/client/typescript/package.json"} {
+		required[file] = packages(t, file)
+	}
+	for module, paths := range required {
+		for _, path := range paths {
 			used[path] = true
 			if !listed[path] {
 				t.Errorf("dependencies.md does not say what %s of %s is for", path, module)

@@ -20,7 +20,7 @@ const TaskQueue = "finance"
 type Activities struct {
 	Payments *finance.Store
 	Provider *finance.Provider
-	Sealer   *personal.Sealer
+	Sealer   *personal.ShopperSealer
 }
 
 // Payment names an order's payment. It must be the same in every call for an
@@ -29,7 +29,7 @@ type Payment struct {
 	OrderID string
 	Subject string
 	Amount  money.Money
-	// Method is a PaymentMethod sealed under OrderID.
+	// Method is a PaymentMethod sealed for Subject under OrderID.
 	Method personal.Sealed
 }
 
@@ -63,8 +63,7 @@ func (a *Activities) Charge(ctx context.Context, p Payment) (State, error) {
 	case finance.Pending, finance.RequiresAction, finance.Authorized:
 	}
 	intent, err := a.intent(ctx, p, payment)
-	if errors.Is(err, finance.ErrPaymentMethod) {
-		const code = "payment_method_unknown"
+	if code := unusable(err); code != "" {
 		return State{finance.Declined, code}, a.Payments.Decline(ctx, p.OrderID, code)
 	}
 	if err != nil {
@@ -101,8 +100,8 @@ func (a *Activities) Reverse(ctx context.Context, p Payment) (State, error) {
 	// Where a Charge is still in its first call, this answers the very intent it
 	// makes, and voiding that stops it.
 	intent, err := a.intent(ctx, p, payment)
-	if errors.Is(err, finance.ErrPaymentMethod) {
-		return State{Status: finance.Declined}, a.Payments.Decline(ctx, p.OrderID, "payment_method_unknown")
+	if code := unusable(err); code != "" {
+		return State{Status: finance.Declined}, a.Payments.Decline(ctx, p.OrderID, code)
 	}
 	if err != nil {
 		return State{}, err
@@ -121,6 +120,19 @@ func (a *Activities) Reverse(ctx context.Context, p Payment) (State, error) {
 	return a.record(ctx, p.OrderID, intent)
 }
 
+// unusable returns the code of a decline of our own: nobody can pay with what the
+// shopper gave, or it was erased before it was used. It is "" for other errors.
+func unusable(err error) string {
+	switch {
+	case errors.Is(err, finance.ErrPaymentMethod):
+		return "payment_method_unknown"
+	case errors.Is(err, personal.ErrErased):
+		return "payment_method_erased"
+	default:
+		return ""
+	}
+}
+
 // intent returns the payment's intent at the provider as it is now, opening it
 // the first time. Its id is stored before any money can move: the provider
 // forgets idempotency keys after a day, and an outage may be longer.
@@ -129,7 +141,7 @@ func (a *Activities) intent(ctx context.Context, p Payment, payment finance.Paym
 		return a.Provider.Get(ctx, payment.IntentID)
 	}
 	var method PaymentMethod
-	if err := a.Sealer.Open(p.OrderID, p.Method, &method); err != nil {
+	if err := a.Sealer.Open(ctx, p.Subject, p.OrderID, p.Method, &method); err != nil {
 		return finance.Intent{}, fmt.Errorf("read the payment method: %w", err)
 	}
 	created, err := a.Provider.Create(ctx, p.OrderID, p.Amount, personal.Text(method.Token))

@@ -21,6 +21,7 @@ import (
 	"bookworm/internal/money"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/personaltest"
 	"bookworm/internal/postgres"
 	"bookworm/internal/postgres/pgtest"
 )
@@ -45,17 +46,15 @@ type bundle struct {
 	database string
 	key      personal.Text
 	relay    *mailtest.Relay
-	sealer   *personal.Sealer
+	sealer   *personal.ShopperSealer
+	keys     *personaltest.Keys
 	log      *bytes.Buffer
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	b := &bundle{database: pgtest.DB(t, migrate), key: personal.NewKey(), relay: mailtest.New(t), log: new(bytes.Buffer)}
-	var err error
-	if b.sealer, err = personal.NewSealer(personal.NewKey()); err != nil {
-		t.Fatal(err)
-	}
+	b.sealer, b.keys = personaltest.Sealer(t)
 	b.start(t)
 	return b
 }
@@ -84,14 +83,14 @@ func (b *bundle) start(t *testing.T) {
 
 // mail returns a mail to the recipient, with a contact sealed anew, as a repeated
 // event would have it.
-func (b *bundle) mail(t *testing.T, recipient string) activities.OrderMail {
+func (b *bundle) mail(t *testing.T, recipient string) activities.Mail {
 	t.Helper()
-	contact, err := b.sealer.Seal(orderID, activities.Contact{Email: recipient, Name: "Alice"})
+	contact, err := b.sealer.Seal(t.Context(), "alice", orderID, activities.Contact{Email: recipient, Name: "Alice"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	price := money.New("USD", 1299)
-	return activities.OrderMail{
+	return activities.Mail{
 		OrderID: orderID, Subject: "alice", Template: notification.OrderConfirmed, EventID: orderID + "/confirmed", Contact: contact,
 		Lines:    []activities.Line{{Title: "Dune", Quantity: 1, UnitPrice: price, LineTotal: price}},
 		Subtotal: price, Shipping: money.New("USD", 0), Tax: money.New("USD", 0), Discount: money.New("USD", 0), Total: price,
@@ -323,7 +322,7 @@ func TestN3_AtMostOneMailPerRecipientTemplateEvent(t *testing.T) {
 		cancelled, second := b.mail(t, email), b.mail(t, email)
 		cancelled.Template = notification.OrderCancelled
 		second.EventID = "another"
-		for _, m := range []activities.OrderMail{b.mail(t, email), b.mail(t, "bob@example.com"), cancelled, second} {
+		for _, m := range []activities.Mail{b.mail(t, email), b.mail(t, "bob@example.com"), cancelled, second} {
 			if result, err := b.SendOrderMail(t.Context(), m); err != nil || result.State != string(notification.Sent) {
 				t.Errorf("send: %+v, %v", result, err)
 			}
@@ -379,11 +378,11 @@ func TestRefusedForGoodIsNotRetried(t *testing.T) {
 func TestInvalidMailsAreNotRetriedAndClaimNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	for name, change := range map[string]func(*activities.OrderMail){
-		"contact of another order": func(m *activities.OrderMail) { m.OrderID = "another" },
-		"no contact":               func(m *activities.OrderMail) { m.Contact = nil },
-		"unknown template":         func(m *activities.OrderMail) { m.Template = "order_lost" },
-		"no event":                 func(m *activities.OrderMail) { m.EventID = "" },
+	for name, change := range map[string]func(*activities.Mail){
+		"contact of another order": func(m *activities.Mail) { m.OrderID = "another" },
+		"no contact":               func(m *activities.Mail) { m.Contact = nil },
+		"unknown template":         func(m *activities.Mail) { m.Template = "order_lost" },
+		"no event":                 func(m *activities.Mail) { m.EventID = "" },
 	} {
 		m := b.mail(t, email)
 		change(&m)
@@ -414,5 +413,73 @@ func TestMaxSend(t *testing.T) {
 	t.Parallel()
 	if activities.MaxSend >= 2*time.Minute {
 		t.Errorf("an attempt may take %s and outlive its claim", activities.MaxSend)
+	}
+}
+
+// TestErasedRecipientEndsTheMail has a mail on its way while its recipient is
+// erased, also after it has been handed over once.
+func TestErasedRecipientEndsTheMail(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.at("RCPT", "451 4.3.0 later")
+	m := b.mail(t, email)
+	if _, err := b.SendOrderMail(t.Context(), m); err == nil {
+		t.Fatal("the relay put us off, and it was sent")
+	}
+	b.at("", "")
+	// While the keys are away nobody knows, so it is tried again.
+	b.keys.Refuse(errors.New("compliance is away"))
+	_, err := b.SendOrderMail(t.Context(), m)
+	if app, final := errors.AsType[*temporal.ApplicationError](err); err == nil || (final && app.NonRetryable()) {
+		t.Errorf("while the keys are away: %v", err)
+	}
+	b.keys.Refuse(nil)
+	b.keys.Destroy("alice")
+	if result := mustSend(t, b, m); result.State != string(notification.Suppressed) {
+		t.Errorf("after the erasure: %+v", result)
+	}
+	if err := b.ReleaseOrderMail(t.Context(), m); err != nil {
+		t.Errorf("release after the erasure: %v", err)
+	}
+	b.accepted(t, 0)
+}
+
+func mustSend(t *testing.T, b *bundle, m activities.Mail) activities.Result {
+	t.Helper()
+	result, err := b.SendOrderMail(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// TestNoticeIsSentToSomebodyWhoWantsNoMails sends what the law asks for.
+func TestNoticeIsSentToSomebodyWhoWantsNoMails(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	off := false
+	if _, err := b.store.UpdatePreferences(t.Context(), "alice", notification.Change{OrderEmails: &off}); err != nil {
+		t.Fatal(err)
+	}
+	const id, proof = "0198f3c2-0000-7a35-9c1e-2f6a1b0c9d8e", "a proof of sixty-four digits"
+	contact, err := b.sealer.Seal(t.Context(), "alice", id, activities.Contact{Email: email, Name: "Alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := activities.Mail{
+		Subject: "alice", Template: notification.ErasureDone, EventID: id, Contact: contact, Request: &activities.Request{ID: id, Proof: proof},
+	}
+	for range 2 { // the second time nothing happens
+		if result := mustSend(t, b, m); result.State != string(notification.Sent) {
+			t.Errorf("got %+v", result)
+		}
+	}
+	b.accepted(t, 1)
+	if mail := b.relay.Accepted()[0]; !strings.Contains(mail.Data, proof) {
+		t.Errorf("the mail lacks the proof: %s", mail.Data)
+	}
+	order := b.mail(t, email)
+	if result := mustSend(t, b, order); result.State != string(notification.Suppressed) {
+		t.Errorf("a mail about an order: %+v", result)
 	}
 }

@@ -29,8 +29,8 @@ import (
 	"bookworm/internal/rpc"
 )
 
-// Deps is what the chat needs. The clients must send the token of the call being
-// served (rpc.ClientOptions with Tokens nil): what the bookseller looks up is looked
+// Deps is what the chat needs. The clients must call for the caller of the call being
+// served (rpc.ClientOptions.OnBehalf): what the bookseller looks up is looked
 // up as the shopper.
 type Deps struct {
 	Store   *chat.Store

@@ -293,7 +293,8 @@ func setup(t *testing.T, lines ...string) *shop {
 	}
 	var handler http.Handler // once everything is registered
 	s.url = listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
-	client := rpc.NewClient(rpc.ClientOptions{BaseURL: s.url})
+	same := func(_ context.Context, token string) (string, error) { return token, nil } // there is no provider
+	client := rpc.NewClient(rpc.ClientOptions{BaseURL: s.url, OnBehalf: same})
 	d := api.Deps{
 		Store: s.store, Model: model, Books: catalogv1connect.NewCatalogServiceClient(client), Reviews: ratingv1connect.NewRatingServiceClient(client),
 		Orders: orderingv1connect.NewOrderServiceClient(client), Baskets: basketv1connect.NewBasketServiceClient(client),

@@ -182,7 +182,8 @@ func setupAgents(t *testing.T) *agents {
 	ratingv1connect.RegisterRatingServiceHandler(server, a.services)
 	chatv1connect.RegisterChatServiceHandler(server, a.services)
 	behind := serve(t, rpc.Handler(server))
-	client := rpc.NewClient(rpc.ClientOptions{BaseURL: behind})
+	exchanger := identity.NewExchanger(identity.ServiceConfig{TokenURL: a.provider.Issuer + "/token", ClientID: "bookworm-chat", ClientSecret: identitytest.Secret})
+	client := rpc.NewClient(rpc.ClientOptions{BaseURL: behind, OnBehalf: exchanger.Exchange})
 	a.url = a.front(t, verifier, catalogv1connect.NewCatalogServiceClient(client), ratingv1connect.NewRatingServiceClient(client), chatv1connect.NewChatServiceClient(client))
 	return a
 }

@@ -10,10 +10,9 @@ import (
 
 	"bookworm/internal/fault"
 	"bookworm/internal/finance"
-	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	financev1 "bookworm/internal/gen/bookworm/finance/v1"
 	"bookworm/internal/gen/bookworm/finance/v1/financev1connect"
-	"bookworm/internal/identity"
+	"bookworm/internal/rpc"
 )
 
 // Register adds PaymentService to a server.
@@ -23,15 +22,14 @@ func Register(server *connect.Server, store *finance.Store) {
 
 type payments struct{ store *finance.Store }
 
-// GetPayment returns the payment of an order of the caller's, or any to an
-// administrator. Somebody else's payment looks as if it did not exist.
+// GetPayment returns the payment of an order of the caller's, or any to staff.
+// Somebody else's payment looks as if it did not exist.
 func (h *payments) GetPayment(ctx context.Context, req *financev1.GetPaymentRequest) (*financev1.GetPaymentResponse, error) {
 	p, err := h.store.Get(ctx, req.GetOrderId())
 	if err != nil {
 		return nil, err
 	}
-	caller := identity.FromContext(ctx)
-	if p.Subject != caller.Subject && !caller.Has(accessv1.Role_ROLE_ADMIN) {
+	if !rpc.Reaches(ctx, p.Subject) {
 		return nil, fault.New(fault.ReasonPaymentNotFound, "order %s has no payment", req.GetOrderId())
 	}
 	res := &financev1.Payment{

@@ -6,7 +6,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"bookworm/internal/fault"
+	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	chatv1 "bookworm/internal/gen/bookworm/chat/v1"
+	"bookworm/internal/rpc"
 )
 
 // agentRules are the paths of other people's agents, which the chat context
@@ -17,6 +19,14 @@ var agentRules = map[string]protoreflect.MethodDescriptor{
 	"/mcp":                         nil,
 	"/a2a":                         chatv1.File_bookworm_chat_v1_chat_proto.Services().ByName("ChatService").Methods().ByName("SendMessage"),
 	"/.well-known/agent-card.json": nil,
+}
+
+// agentClasses are what those paths are counted with: most that agents ask by MCP
+// is a search, and what they say by A2A is talk.
+var agentClasses = map[string]accessv1.Limit{
+	"/mcp":                         accessv1.Limit_LIMIT_SEARCH,
+	"/a2a":                         accessv1.Limit_LIMIT_CHAT,
+	"/.well-known/agent-card.json": accessv1.Limit_LIMIT_BROWSE,
 }
 
 func isAgentPath(path string) bool {
@@ -33,13 +43,20 @@ func (g *gateway) serveAgent(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, fault.New(fault.ReasonAccessDenied, "Pages of this origin may not call."))
 		return
 	}
-	if f := g.access(r, agentRules[r.URL.Path]); f != nil {
+	asked := agentClasses[r.URL.Path]
+	caller, f := g.access(w, r, agentRules[r.URL.Path], g.counter.classes.byRule[asked])
+	if f == nil {
+		_, f = g.settle(w, r, rpc.MaxRequest)
+	}
+	var end func()
+	if f == nil {
+		end, f = g.begin(r, asked == accessv1.Limit_LIMIT_CHAT || r.Method == http.MethodGet && asked == accessv1.Limit_LIMIT_SEARCH, asked, callerOf(r, caller))
+	}
+	if f != nil {
 		g.refuse(w, r, f)
 		return
 	}
-	if _, ok := g.readBody(w, r); !ok {
-		return
-	}
+	defer end()
 	out := r.Clone(r.Context())
 	out.Header.Del("Origin") // it has been judged; the service takes none
 	g.agents.ServeHTTP(w, out)

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strings"
@@ -26,11 +27,13 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/rs/cors"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"bookworm/internal/fault"
+	"bookworm/internal/limit"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 )
@@ -53,6 +56,17 @@ type Options struct {
 	// Timeout bounds a REST call with one answer; 10 s when 0. Calls of the other
 	// protocols bring their own deadline or get the service's.
 	Timeout time.Duration
+	// Limiter counts calls; nil: nobody is limited. Limits are how many there may be.
+	Limiter *limit.Limiter
+	Limits  Limits
+	// Breakers gets a circuit breaker for each of Backends, under its name. Nil: the
+	// gateway makes its own.
+	Breakers *rpc.Breakers
+	// TrustedProxies are the networks of the proxies before the gateway, which say in
+	// X-Forwarded-For for whom they ask. Nobody else is believed.
+	TrustedProxies []netip.Prefix
+	// HSTS tells browsers to come by TLS only.
+	HSTS bool
 }
 
 const defaultTimeout = 10 * time.Second
@@ -60,16 +74,22 @@ const defaultTimeout = 10 * time.Second
 // limits are the times nobody needs to set; tests shorten them.
 type limits struct {
 	// unary bounds a call with one answer that is handed on, whatever deadline it
-	// brings, and how long a client may take to send its body. Streams last as long
-	// as the service lets them.
+	// brings. Streams last as long as the service lets them.
 	unary time.Duration
 	// heartbeat is how often a silent stream of events shows that it is alive.
 	heartbeat time.Duration
-	// write is how long a client may take to accept one event before it is given up.
+	// body is how long a client may take to send its body.
+	body time.Duration
+	// write is how long a client may take to accept a piece of an answer before it is
+	// given up.
 	write time.Duration
+	// streams and streamsEach bound the streams at once, of all and of one caller.
+	streams, streamsEach int
 }
 
-var usual = limits{unary: time.Minute, heartbeat: 15 * time.Second, write: 30 * time.Second}
+var usual = limits{
+	unary: time.Minute, heartbeat: 15 * time.Second, body: 20 * time.Second, write: 30 * time.Second, streams: 5000, streamsEach: 16,
+}
 
 // gateway holds what the handlers share; it does not change after New.
 type gateway struct {
@@ -77,10 +97,18 @@ type gateway struct {
 	verifier rpc.Verifier
 	timeout  time.Duration
 	limits   limits
+	hsts     bool
+	proxies  proxies
+	counter  *counter
+	shedder  *shedder
+	streams  *streams
+	breakers *rpc.Breakers
 
 	procedures map[string]procedure // by path
 	routes     map[string]route     // by the translator's name of the pattern
+	prefixes   map[string][]prefix  // of routes, by HTTP method
 	reflection http.Handler
+	pages      map[string]page // the OpenAPI document and the page to read it, by path
 	rest       *runtime.ServeMux
 	webhooks   http.Handler // nil without the finance context
 	agents     http.Handler // nil without the chat context
@@ -107,8 +135,17 @@ func within(ctx context.Context, options Options, limits limits) (http.Handler, 
 	}
 	g := &gateway{
 		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout, limits: limits,
+		hsts: options.HSTS, proxies: options.TrustedProxies,
+		streams:    &streams{most: limits.streams, each: limits.streamsEach, byCaller: make(map[string]int)},
 		procedures: make(map[string]procedure), routes: make(map[string]route),
 		rpcErrors: connecthttp.NewErrorWriter(),
+	}
+	var err error
+	if g.pages, err = pages(); err != nil {
+		return nil, err
+	}
+	if err := g.protect(options); err != nil {
+		return nil, err
 	}
 	if err := g.connect(ctx, options.Backends); err != nil {
 		return nil, err
@@ -116,10 +153,29 @@ func within(ctx context.Context, options Options, limits limits) (http.Handler, 
 	return g.around(options), nil
 }
 
+// protect makes what keeps callers from taking the shop from each other.
+func (g *gateway) protect(options Options) (err error) {
+	provider := options.MeterProvider
+	if provider == nil {
+		provider = otel.GetMeterProvider()
+	}
+	meter := provider.Meter("bookworm/gateway")
+	if g.counter, err = newCounter(options.Limiter, options.Limits); err != nil {
+		return err
+	}
+	if g.shedder, err = newShedder(g.logger, meter); err != nil {
+		return err
+	}
+	if g.breakers = options.Breakers; g.breakers == nil {
+		g.breakers, err = rpc.NewBreakers(g.logger, meter)
+	}
+	return err
+}
+
 // connect makes the ways to the backends.
 func (g *gateway) connect(ctx context.Context, backends map[string]string) error {
 	g.rest = g.translator()
-	transport := rpc.Transport()
+	shared := rpc.Transport()
 	for name, address := range backends {
 		known, ok := contracts[name]
 		if !ok {
@@ -132,10 +188,12 @@ func (g *gateway) connect(ctx context.Context, backends map[string]string) error
 		if base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
 			return fmt.Errorf("the address %q of %s is not an http address", address, name)
 		}
-		connection, err := dial(base)
+		breaker := g.breakers.Of(name)
+		connection, err := dial(base, breaker)
 		if err != nil {
 			return fmt.Errorf("make the connection to %s: %w", name, err)
 		}
+		transport := breaker.Transport(shared)
 		proxy := g.proxy(base, transport)
 		for _, method := range known.methods() {
 			g.procedures[procedureOf(method)] = procedure{method: method, proxy: proxy}
@@ -156,6 +214,7 @@ func (g *gateway) connect(ctx context.Context, backends map[string]string) error
 		}
 	}
 	g.reflection = g.reflect()
+	g.prefixes = prefixesOf(g.routes)
 	return nil
 }
 
@@ -168,7 +227,7 @@ func (g *gateway) around(options Options) http.Handler {
 			AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent",
 				"Last-Event-Id", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version"),
-			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", requestID),
+			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", requestID),
 			MaxAge:         7200,
 		})
 		handler = g.cors.Handler(handler)
@@ -185,9 +244,9 @@ func (g *gateway) around(options Options) http.Handler {
 	if options.MeterProvider != nil {
 		tracing = append(tracing, otelhttp.WithMeterProvider(options.MeterProvider))
 	}
-	handler = otelhttp.NewHandler(handler, "gateway", tracing...)
+	handler = g.shed(otelhttp.NewHandler(handler, "gateway", tracing...))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = r.WithContext(r.Context())
+		r = g.proxies.decided(r)
 		r.Pattern = "" // of a mux around the gateway; the route is what named says
 		handler.ServeHTTP(w, r)
 	})
@@ -195,12 +254,16 @@ func (g *gateway) around(options Options) http.Handler {
 
 // route sends a request to the part that answers it.
 func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
+	if asked, ok := g.pages[r.URL.Path]; ok {
+		g.servePage(w, r, asked)
+		return
+	}
 	switch path := r.URL.Path; {
 	case strings.HasPrefix(path, "/bookworm."):
 		g.serveRPC(w, r)
 	case strings.HasPrefix(path, "/grpc.reflection."):
 		g.named(r, path)
-		g.reflection.ServeHTTP(w, r)
+		g.serveReflection(w, r)
 	case strings.HasPrefix(path, "/api/v1/"):
 		g.serveREST(w, r)
 	case path == webhookPath && g.webhooks != nil:
@@ -208,8 +271,16 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 	case isAgentPath(path) && g.agents != nil:
 		g.serveAgent(w, r)
 	default:
-		g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
+		g.refuseStranger(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
 	}
+}
+
+// refuseStranger answers a request for what is not there, and counts it.
+func (g *gateway) refuseStranger(w http.ResponseWriter, r *http.Request, f *fault.Error) {
+	if limited := g.countStranger(w, r); limited != nil {
+		f = limited
+	}
+	g.refuse(w, r, f)
 }
 
 // requestID is the response header that carries the trace's id, by which the
@@ -228,17 +299,17 @@ var unsaid = []attribute.KeyValue{
 func (g *gateway) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
-		seen := &record{ResponseWriter: w}
+		seen := &record{ResponseWriter: w, patience: g.limits.write}
 		ctx := context.WithValue(telemetry.EnsureTrace(r.Context()), recordKey{}, seen)
 		r = r.WithContext(ctx)
 		trace.SpanFromContext(ctx).SetAttributes(unsaid...)
 
-		header := w.Header()
-		header.Set(requestID, telemetry.TraceID(ctx))
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("Referrer-Policy", "no-referrer")
-		header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-		header.Set("Cache-Control", "private, no-store")
+		dress(w.Header(), ctx, g.hsts)
+		if tooMany(r.Header) {
+			g.refuseWith(seen, r, http.StatusRequestHeaderFieldsTooLarge, fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers.", maxHeaders))
+			return
+		}
+		defer seen.done()
 
 		defer func() {
 			value := recover()
@@ -258,11 +329,38 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 	})
 }
 
-// record notes what the log says of a request.
+// dress sets the headers of every answer.
+func dress(header http.Header, ctx context.Context, hsts bool) {
+	header.Set(requestID, telemetry.TraceID(ctx))
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	header.Set("Cache-Control", "private, no-store")
+	if hsts {
+		header.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+}
+
+// maxHeaders is the most header lines of a request. Browsers send some thirty, and
+// proxies add a few.
+const maxHeaders = 128
+
+func tooMany(header http.Header) bool {
+	lines := 0
+	for _, values := range header {
+		lines += len(values)
+	}
+	return lines > maxHeaders
+}
+
+// record notes what the log says of a request, and gives a client up that does
+// not take its answer.
 type record struct {
 	http.ResponseWriter
-	status int
-	route  string // procedure or path template; "" where nothing matched
+	patience time.Duration // for a piece of the answer; 0: no end of it
+	streams  bool          // the answer may be silent for as long as it likes
+	status   int
+	route    string // procedure or path template; "" where nothing matched
 }
 
 type recordKey struct{}
@@ -288,7 +386,38 @@ func (w *record) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.limit(w.patience)
+	defer w.lift()
 	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
+}
+
+// FlushError sends what was written.
+func (w *record) FlushError() error {
+	w.limit(w.patience)
+	defer w.lift()
+	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:wrapcheck // as above
+}
+
+// done limits how long the rest of the answer may take, which the server sends
+// after the handler.
+func (w *record) done() { w.limit(w.patience) }
+
+// lift ends the limit of a stream: over HTTP/2 one that passes ends the stream,
+// also while nothing is sent.
+func (w *record) lift() {
+	if w.streams {
+		w.limit(0)
+	}
+}
+
+// limit bounds how long the client may take from now on; 0 for no bound. A
+// connection that cannot be limited, as in tests without one, or is gone, is not.
+func (w *record) limit(d time.Duration) {
+	var end time.Time
+	if d > 0 {
+		end = time.Now().Add(d)
+	}
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(end) // see above
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -308,7 +437,7 @@ func (g *gateway) named(r *http.Request, route string) {
 // boundBody limits how long the client may take to send the body. A connection
 // that cannot be limited, as in tests without one, is not.
 func (g *gateway) boundBody(w http.ResponseWriter, r *http.Request) {
-	g.readUntil(w, r, time.Now().Add(g.limits.unary))
+	g.readUntil(w, r, time.Now().Add(g.limits.body))
 }
 
 // readUntil sets the time until which the client may send; the zero time is no

@@ -488,6 +488,7 @@ func TestEveryFaultOverEveryProtocol(t *testing.T) {
 	status := map[fault.Kind]int{
 		fault.Internal: 500, fault.Invalid: 400, fault.Unauthenticated: 401, fault.Denied: 403, fault.NotFound: 404, fault.Stale: 412,
 		fault.Conflict: 422, fault.Precondition: 409, fault.TooLarge: 413, fault.Unavailable: 503,
+		fault.Limited: 429,
 	}
 	callers := b.callers(t)
 	for reason, entry := range fault.Reasons {
@@ -512,7 +513,7 @@ func TestEveryFaultOverEveryProtocol(t *testing.T) {
 		if strings.Contains(got.body, "secret") || entry.Kind == fault.Internal && strings.Contains(got.body, "said of") {
 			t.Errorf("%s over REST tells too much: %s", reason, got.body)
 		}
-		if (got.header.Get("WWW-Authenticate") == "Bearer") != (got.status == 401) || (got.header.Get("Retry-After") == "1") != (got.status == 503) {
+		if (got.header.Get("WWW-Authenticate") == "Bearer") != (got.status == 401) || (got.header.Get("Retry-After") == "1") != (got.status == 503 || got.status == 429) {
 			t.Errorf("%s over REST: headers %v", reason, got.header)
 		}
 	}
@@ -653,23 +654,30 @@ func TestMethodsNotAllowed(t *testing.T) {
 		"/api/v1/orders:quote":                 "POST",
 		"/api/v1/orders/" + aBook:              "GET, HEAD",
 		"/api/v1/books:batchGet":               "GET, HEAD",
-		"/api/v1/orders/x:cancel":              "POST", // and GET of an order with a strange id
+		"/api/v1/orders/x:cancel":              "POST",
 		"/webhooks/stripe":                     "POST",
 		"/api/v1/preferences":                  "GET, HEAD, PATCH",
 		"/api/v1/orders/" + aBook + "/payment": "GET, HEAD",
 
 		"/api/v1/books":                            "GET, HEAD, POST",
 		"/api/v1/books/" + aBook:                   "GET, HEAD, PATCH",
-		"/api/v1/books/" + aBook + ":archive":      "POST", // and those of a book with a strange id
+		"/api/v1/books/" + aBook + ":archive":      "POST",
 		"/api/v1/books/" + aBook + "/reviews/mine": "DELETE, GET, HEAD, PUT",
 		"/api/v1/chat/messages":                    "POST",
 	} {
 		got := b.send(t, http.MethodOptions, path, "")
 		p := problemOf(t, got)
 		allow := got.header.Get("Allow")
-		if got.status != http.StatusMethodNotAllowed || p["reason"] != "NOT_FOUND" || !strings.Contains(allow, want) && allow != "GET, HEAD, "+want && allow != "GET, HEAD, PATCH, "+want {
+		if got.status != http.StatusMethodNotAllowed || p["reason"] != "NOT_FOUND" || allow != want {
 			t.Errorf("%s: got %d, Allow %q, want %q", path, got.status, allow, want)
 		}
+	}
+	// A verb is not part of the id before it.
+	if got := b.send(t, http.MethodGet, "/api/v1/orders/"+aBook+":cancel", "", b.as("alice", "customer")...); got.status != http.StatusMethodNotAllowed || got.header.Get("Allow") != "POST" {
+		t.Errorf("GET of a verb: got %d, Allow %q", got.status, got.header.Get("Allow"))
+	}
+	if got := b.send(t, http.MethodGet, "/api/v1/orders/"+aBook+":steal", "", b.as("alice", "customer")...); got.status != http.StatusNotFound {
+		t.Errorf("GET of an unknown verb: got %d", got.status)
 	}
 }
 
@@ -692,7 +700,23 @@ func TestHeadersThroughREST(t *testing.T) {
 		}
 	}
 
-	got := b.send(t, http.MethodPost, "/api/v1/orders", order, append(alice, "Idempotency-Key", `"k-1"`)...)
+	// What the translator would drop on the way must not become a change of any version.
+	for _, condition := range []string{"v3\tv4", "v\u00fc", "\"v3\u2028\""} {
+		got := b.send(t, http.MethodPut, "/api/v1/basket/items/"+aBook, `{"quantity":2}`, append(alice, "If-Match", condition)...)
+		if got.status != http.StatusBadRequest || fieldsOf(t, got) != "If-Match" {
+			t.Errorf("If-Match %q: got %d %s", condition, got.status, got.body)
+		}
+	}
+	got := b.send(t, http.MethodPut, "/api/v1/basket/items/"+aBook, `{"quantity":2}`, append(alice, "If-Match", `""`)...)
+	if got.status != http.StatusOK || got.json(t)["items"].([]any)[0].(map[string]any)["title"] != `""` {
+		t.Errorf("an empty version: the service got %s", got.body)
+	}
+	got = b.send(t, http.MethodPost, "/api/v1/orders", order, append(alice, "Idempotency-Key", "k\u00fc")...)
+	if got.status != http.StatusBadRequest || fieldsOf(t, got) != "Idempotency-Key" {
+		t.Errorf("a key that cannot be passed on: got %d %s", got.status, got.body)
+	}
+
+	got = b.send(t, http.MethodPost, "/api/v1/orders", order, append(alice, "Idempotency-Key", `"k-1"`)...)
 	if got.status != http.StatusOK || got.json(t)["id"] != "k-1" || got.header.Get("Idempotent-Replayed") != "true" || got.header.Get("ETag") != `"o1"` {
 		t.Errorf("got %d %v %s", got.status, got.header, got.body)
 	}
@@ -712,6 +736,17 @@ func TestHeadersThroughREST(t *testing.T) {
 	if got.status != http.StatusOK || got.json(t)["next_page_token"] != "5whale&coPRICE_ASC" && got.json(t)["next_page_token"] != "5 whale&co PRICE_ASC" {
 		t.Errorf("list: got %d %s", got.status, got.body)
 	}
+}
+
+// fieldsOf returns the fields that a problem names.
+func fieldsOf(t *testing.T, got answer) string {
+	t.Helper()
+	var names []string
+	errors, _ := problemOf(t, got)["errors"].([]any)
+	for _, each := range errors {
+		names = append(names, each.(map[string]any)["field"].(string))
+	}
+	return strings.Join(names, " ")
 }
 
 // A book with both names of its fields, an administrator and the version that is

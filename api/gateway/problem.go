@@ -59,6 +59,13 @@ type fieldProblem struct {
 // shop again that could not answer.
 const retryAfter = "1"
 
+// sayRetry says when to come back, where nothing more exact is said yet.
+func sayRetry(header http.Header) {
+	if header.Get("Retry-After") == "" {
+		header.Set("Retry-After", retryAfter)
+	}
+}
+
 // refuse answers with a fault, in the status of its kind.
 func (g *gateway) refuse(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 	g.refuseAs(w, r, f, fault.Reasons[f.Reason])
@@ -71,8 +78,8 @@ func (g *gateway) refuseWith(w http.ResponseWriter, r *http.Request, code int, f
 
 func (g *gateway) refuseAs(w http.ResponseWriter, r *http.Request, f *fault.Error, entry fault.Entry) {
 	switch entry.Kind {
-	case fault.Unavailable:
-		w.Header().Set("Retry-After", retryAfter)
+	case fault.Unavailable, fault.Limited:
+		sayRetry(w.Header())
 	case fault.Unauthenticated:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	default:
@@ -88,7 +95,7 @@ func (g *gateway) public(ctx context.Context, f *fault.Error, entry fault.Entry)
 		g.logger.ErrorContext(ctx, "request failed", "route", recordOf(ctx).route, "error", f)
 		return fault.New(f.Reason, "")
 	case fault.Unavailable:
-		if !errors.Is(ctx.Err(), context.Canceled) { // the client has not gone away
+		if f.Reason != fault.ReasonOverloaded && !errors.Is(ctx.Err(), context.Canceled) { // the client has not gone away
 			g.logger.WarnContext(ctx, "request not served", "route", recordOf(ctx).route, "error", f)
 		}
 	default:

@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,12 +21,13 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"bookworm/internal/fault"
 	"bookworm/internal/rpc"
@@ -46,7 +48,7 @@ var written = protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: tru
 
 // dial makes the connection over which REST calls reach a backend. It connects
 // when first used and again within a second after a backend came back.
-func dial(base *url.URL) (*grpc.ClientConn, error) {
+func dial(base *url.URL, breaker *rpc.Breaker) (*grpc.ClientConn, error) {
 	transport := insecure.NewCredentials()
 	if base.Scheme == "https" {
 		transport = credentials.NewTLS(nil)
@@ -61,11 +63,40 @@ func dial(base *url.URL) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, answer any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+			return behind(ctx, breaker, func() error { return invoke(ctx, method, request, answer, c, options...) })
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, c *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (stream grpc.ClientStream, err error) {
+			err = behind(ctx, breaker, func() error {
+				stream, err = open(ctx, desc, c, method, options...)
+				return err
+			})
+			return stream, err
+		}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", base.Host, err)
 	}
 	return connection, nil
+}
+
+// behind makes a call behind a breaker. An error that the service gave, which has
+// a reason, shows that it is there.
+func behind(ctx context.Context, breaker *rpc.Breaker, call func() error) error {
+	done, err := breaker.Allow()
+	if err != nil {
+		return status.Error(codes.Unavailable, "the breaker is open")
+	}
+	err = call()
+	switch answer := status.Convert(err); {
+	case errors.Is(ctx.Err(), context.Canceled):
+		done(context.Canceled)
+	case answer.Code() == codes.DeadlineExceeded, answer.Code() == codes.Unavailable && len(answer.Details()) == 0:
+		done(err)
+	default:
+		done(nil)
+	}
+	return err
 }
 
 // translator makes the mux that turns REST into gRPC.
@@ -104,7 +135,11 @@ func (g *gateway) serveREST(w http.ResponseWriter, r *http.Request) {
 	if out.Method == http.MethodHead {
 		for _, known := range g.routes {
 			if known.streams() && known.matches(r.URL.Path) {
-				g.refuseMethod(w, r, known.verb)
+				if f := g.countStranger(w, r); f != nil {
+					g.refuse(w, r, f)
+				} else {
+					g.refuseMethod(w, r, known.verb)
+				}
 				return
 			}
 		}
@@ -115,6 +150,10 @@ func (g *gateway) serveREST(w http.ResponseWriter, r *http.Request) {
 
 // unrouted answers where the translator has no procedure.
 func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
+	if f := g.countStranger(w, r); f != nil {
+		g.refuse(w, r, f)
+		return
+	}
 	switch code {
 	case http.StatusMethodNotAllowed:
 		var allowed []string
@@ -126,6 +165,10 @@ func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Mar
 			if known.verb == http.MethodGet && !known.streams() {
 				allowed = append(allowed, http.MethodHead)
 			}
+		}
+		if len(allowed) == 0 {
+			g.unrouted(r.Context(), nil, nil, w, r, http.StatusNotFound)
+			return
 		}
 		slices.Sort(allowed)
 		g.refuseMethod(w, r, slices.Compact(allowed)...)
@@ -152,11 +195,16 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, fault.New(fault.ReasonInternal, "").WithCause(fmt.Errorf("no route for %s %s", r.Method, pattern)))
 			return
 		}
+		if strings.Contains(path.Base(r.URL.Path), ":") && !known.matches(r.URL.Path) { // to the translator the verb of another route is part of the last variable
+			g.unrouted(r.Context(), nil, nil, w, r, http.StatusMethodNotAllowed)
+			return
+		}
 		g.named(r, known.template)
 		timed, cancel := context.WithTimeout(r.Context(), g.timeout)
 		defer cancel()
-		if err := g.access(r.WithContext(timed), known.method); err != nil {
-			g.refuse(w, r, err)
+		caller, f := g.access(w, r.WithContext(timed), known.method, g.classOf(known.method))
+		if f != nil {
+			g.refuse(w, r, f)
 			return
 		}
 		for name := range r.URL.Query() {
@@ -166,11 +214,21 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 				return
 			}
 		}
+		if err := plainHeaders(r.Header); err != nil {
+			g.refuse(w, r, err)
+			return
+		}
 		if known.body == "" {
 			r.Body = http.NoBody
 		} else if !g.readable(w, r) {
 			return
 		}
+		end, f := g.begin(r, known.streams(), rpc.LimitOf(known.method), callerOf(r, caller))
+		if f != nil {
+			g.refuse(w, r, f)
+			return
+		}
+		defer end()
 		if known.streams() {
 			g.stream(w, r, known, parameters)
 			return
@@ -180,21 +238,19 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 	}
 }
 
-// access says whether the request's caller may call the procedure: nil or the
-// fault to answer with. A nil procedure is for everybody whose token is good or
-// who sends none.
-func (g *gateway) access(r *http.Request, method protoreflect.MethodDescriptor) *fault.Error {
-	caller, err := rpc.Authenticate(r.Context(), g.verifier, r.Header.Get("Authorization"))
-	if err == nil && method != nil {
-		err = rpc.Authorize(caller, method)
+// plainHeaders says whether the headers that decide what a call does arrive as they
+// were sent: nil or the fault. The translator drops a value that gRPC cannot carry, and
+// without its If-Match a change would be made to whichever version there is.
+func plainHeaders(header http.Header) *fault.Error {
+	for _, name := range []string{"Idempotency-Key", "If-Match"} {
+		values := header.Values(name)
+		unfit := func(r rune) bool { return r < ' ' || r > '~' }
+		if len(values) > 1 || len(values) == 1 && strings.ContainsFunc(values[0], unfit) {
+			const problem = "must be one value of visible ASCII characters"
+			return fault.New(fault.ReasonInvalidArgument, "The %s header %s.", name, problem).WithField(name, problem)
+		}
 	}
-	if err == nil {
-		return nil
-	}
-	if f := fault.As(err); f != nil {
-		return f
-	}
-	return fault.New(fault.ReasonInternal, "").WithCause(err)
+	return nil
 }
 
 // readable checks the body's type and reads it whole, up to the limit. Where it
@@ -210,30 +266,16 @@ func (g *gateway) readable(w http.ResponseWriter, r *http.Request) bool {
 		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "The body must not be compressed."))
 		return false
 	}
-	size, ok := g.readBody(w, r)
-	if ok && size > 0 && kind == "" {
+	size, f := g.settle(w, r, rpc.MaxRequest)
+	if f != nil {
+		g.refuse(w, r, f)
+		return false
+	}
+	if size > 0 && kind == "" {
 		g.refuseWith(w, r, http.StatusUnsupportedMediaType, fault.New(fault.ReasonMalformedRequest, "Say Content-Type: application/json."))
 		return false
 	}
-	return ok
-}
-
-// readBody reads the body whole, within its limits of size and time, and puts it
-// back. Where it cannot be read, it has answered.
-func (g *gateway) readBody(w http.ResponseWriter, r *http.Request) (size int, ok bool) {
-	g.boundBody(w, r)
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, rpc.MaxRequest))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		g.refuse(w, r, fault.New(fault.ReasonRequestTooLarge, "The body has more than 1 MiB."))
-		return 0, false
-	}
-	if err != nil {
-		g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The body did not arrive whole.").WithCause(err))
-		return 0, false
-	}
-	g.readUntil(w, r, time.Time{}) // the answer may take longer
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return len(body), true
+	return true
 }
 
 // marshaler is protobuf JSON under the field names of the contract, zero values

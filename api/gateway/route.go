@@ -137,7 +137,11 @@ func (r route) matches(path string) bool {
 		if verb != "" {
 			segment, ok = strings.CutSuffix(got[i], ":"+verb)
 		}
-		if !ok || segment == "" && name != "" || !variable.MatchString(name) && segment != name {
+		isVariable := variable.MatchString(name)
+		if !ok || segment == "" && name != "" || !isVariable && segment != name {
+			return false
+		}
+		if _, other, _ := strings.Cut(segment, ":"); isVariable && i == len(want)-1 && other != "" { // another verb, or none
 			return false
 		}
 	}

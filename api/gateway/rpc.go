@@ -1,21 +1,30 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
+	"connectrpc.com/connect/v2/connectproto"
 	"connectrpc.com/grpcreflect/v2"
 	"go.opentelemetry.io/otel/propagation"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"bookworm/internal/fault"
+	accessv1 "bookworm/internal/gen/bookworm/access/v1"
+	"bookworm/internal/identity"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 )
@@ -32,7 +41,11 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 	called, ok := g.procedures[r.URL.Path]
 	if !ok {
 		if r.Method != http.MethodPost || !g.rpcErrors.IsSupported(r) {
-			g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
+			g.refuseStranger(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
+			return
+		}
+		if f := g.countStranger(w, r); f != nil {
+			g.refuseRPC(w, r, f)
 			return
 		}
 		unknown := rpc.Coded(fault.New(fault.ReasonNotFound, "There is no such procedure."))
@@ -44,16 +57,28 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.named(r, r.URL.Path)
-	if f := g.access(r, called.method); f != nil {
+	caller, f := g.access(w, r, called.method, g.classOf(called.method))
+	if f != nil {
 		g.refuseRPC(w, r, f)
 		return
 	}
-	if !called.method.IsStreamingClient() && !called.method.IsStreamingServer() {
+	streaming := called.method.IsStreamingServer()
+	if !streaming {
 		ctx, cancel := context.WithTimeout(r.Context(), g.limits.unary)
 		defer cancel()
 		r = r.WithContext(ctx)
-		g.boundBody(w, r)
 	}
+	// The whole body first: no place is held for a client that is slow to send it.
+	if _, f := g.settle(w, r, maxMessage); f != nil {
+		g.refuseRPC(w, r, f)
+		return
+	}
+	end, f := g.begin(r, streaming, rpc.LimitOf(called.method), callerOf(r, caller))
+	if f != nil {
+		g.refuseRPC(w, r, f)
+		return
+	}
+	defer end()
 	w.Header().Del("Cache-Control") // the answer gets its own
 	called.proxy.ServeHTTP(w, r)
 }
@@ -68,12 +93,61 @@ func (g *gateway) refuseRPC(w http.ResponseWriter, r *http.Request, f *fault.Err
 	case fault.Internal:
 		g.logger.ErrorContext(r.Context(), "call failed", "procedure", r.URL.Path, "error", f)
 	case fault.Unavailable:
-		g.logger.WarnContext(r.Context(), "call not served", "procedure", r.URL.Path, "error", f)
+		sayRetry(w.Header())
+		if f.Reason != fault.ReasonOverloaded {
+			g.logger.WarnContext(r.Context(), "call not served", "procedure", r.URL.Path, "error", f)
+		}
+	case fault.Limited:
+		sayRetry(w.Header())
 	case fault.Unauthenticated:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	default:
 	}
-	g.writeRPC(w, r, rpc.Coded(f))
+	g.writeRPC(w, r, withRetry(rpc.Coded(f), w.Header().Get("Retry-After")))
+}
+
+// withRetry adds google.rpc.RetryInfo to an error whose caller may come back.
+func withRetry(coded *connect.Error, seconds string) *connect.Error {
+	n, err := strconv.Atoi(seconds)
+	if err != nil {
+		return coded
+	}
+	detail, err := connectproto.NewErrorDetail(&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Duration(n) * time.Second)})
+	if err != nil {
+		return coded // the header says it too
+	}
+	return coded.WithDetail(detail)
+}
+
+// maxMessage is the largest body of a call, which a message of rpc.MaxRequest with
+// its framing fits into, in bytes. The service looks at each message.
+const maxMessage = 2 * rpc.MaxRequest
+
+// settle reads the body whole, within its limits of size and time, puts it back
+// and returns its size. Errors: REQUEST_TOO_LARGE, MALFORMED_REQUEST.
+func (g *gateway) settle(w http.ResponseWriter, r *http.Request, most int64) (size int, f *fault.Error) {
+	if r.Body == http.NoBody {
+		return 0, nil
+	}
+	g.boundBody(w, r)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return 0, fault.New(fault.ReasonRequestTooLarge, "The body has more than %d MiB.", most>>20)
+	}
+	if err != nil {
+		return 0, fault.New(fault.ReasonMalformedRequest, "The body did not arrive whole.").WithCause(err)
+	}
+	g.readUntil(w, r, time.Time{}) // the answer may take longer
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return len(body), nil
+}
+
+// callerOf is who a request's streams are counted for.
+func callerOf(r *http.Request, caller identity.Caller) string {
+	if caller.Anonymous() {
+		return addressOf(r)
+	}
+	return "subject " + caller.Subject
 }
 
 func (g *gateway) writeRPC(w http.ResponseWriter, r *http.Request, coded *connect.Error) {
@@ -109,12 +183,32 @@ func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.Re
 // and the version it is conditional on in the form that messages use.
 func rewriteHeaders(ctx context.Context, header http.Header) {
 	telemetry.Propagator().Inject(ctx, propagation.HeaderCarrier(header))
-	if condition := header.Get("If-Match"); condition != "" {
-		header.Set("If-Match", versionOf(condition))
-		if versionOf(condition) == "" {
+	if conditions := header.Values("If-Match"); len(conditions) == 1 {
+		switch version := versionOf(conditions[0]); {
+		case strings.TrimSpace(conditions[0]) == "*":
 			header.Del("If-Match")
+		case version != "": // an empty version is no version, and the service says so
+			header.Set("If-Match", version)
 		}
 	}
+}
+
+// serveReflection answers questions about the contract, which are streams.
+func (g *gateway) serveReflection(w http.ResponseWriter, r *http.Request) {
+	f := g.countStranger(w, r)
+	var end func()
+	if f == nil {
+		end, f = g.begin(r, true, accessv1.Limit_LIMIT_BROWSE, addressOf(r))
+	}
+	if f != nil {
+		g.refuseRPC(w, r, f)
+		return
+	}
+	defer end()
+	ctx, cancel := context.WithTimeout(r.Context(), g.limits.unary)
+	defer cancel()
+	g.readUntil(w, r, time.Now().Add(g.limits.unary))
+	g.reflection.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // reflect serves gRPC reflection of what can be called from outside.
@@ -161,17 +255,24 @@ func (g *gateway) serveWebhook(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), g.limits.unary)
 	defer cancel()
 	r = r.WithContext(ctx)
-	if _, ok := g.readBody(w, r); ok {
-		g.webhooks.ServeHTTP(w, r)
+	f := g.count(w, r, g.counter.classes.webhook, addressOf(r))
+	if f == nil {
+		_, f = g.settle(w, r, rpc.MaxRequest)
 	}
+	var end func()
+	if f == nil {
+		end, f = g.begin(r, false, accessv1.Limit_LIMIT_WRITE, "")
+	}
+	if f != nil {
+		g.refuse(w, r, f)
+		return
+	}
+	defer end()
+	g.webhooks.ServeHTTP(w, r)
 }
 
-// versionOf returns the opaque version in an If-Match or If-None-Match header,
-// as messages carry it in etag; "" for a star, which asks for no certain one.
+// versionOf returns the opaque version in an If-Match header, as messages carry it
+// in etag.
 func versionOf(condition string) string {
-	condition = strings.TrimSpace(condition)
-	if condition == "*" {
-		return ""
-	}
-	return strings.Trim(strings.TrimPrefix(condition, "W/"), `"`)
+	return strings.Trim(strings.TrimPrefix(strings.TrimSpace(condition), "W/"), `"`)
 }

@@ -103,8 +103,7 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request, known route, pa
 		}
 	})
 
-	out := &eventWriter{w: w, control: http.NewResponseController(w), limit: g.limits.write, last: answer()}
-	defer out.lift()
+	out := &eventWriter{w: w, control: http.NewResponseController(w), last: answer()}
 	heartbeat := time.NewTicker(g.limits.heartbeat)
 	defer heartbeat.Stop()
 	for {
@@ -230,7 +229,6 @@ func passReplayed(header http.Header, call grpc.ClientStream) {
 type eventWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	limit   time.Duration
 	begun   bool
 	last    proto.Message // an empty one before the first event
 }
@@ -313,9 +311,6 @@ func (e *eventWriter) comment(text string) error {
 }
 
 func (e *eventWriter) write(frame []byte) error {
-	if err := e.control.SetWriteDeadline(time.Now().Add(e.limit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return fmt.Errorf("limit the time to write: %w", err)
-	}
 	if err := e.begin(); err != nil {
 		return err
 	}
@@ -330,9 +325,4 @@ func (e *eventWriter) flush() error {
 		return fmt.Errorf("send the event: %w", err)
 	}
 	return nil
-}
-
-// lift takes the limit off the connection, which other requests use after this one.
-func (e *eventWriter) lift() {
-	_ = e.control.SetWriteDeadline(time.Time{}) // a connection that cannot be limited, or is gone, has none
 }

@@ -18,7 +18,6 @@ import (
 	"bookworm/activities/finance"
 	"bookworm/activities/notification"
 	"bookworm/internal/fault"
-	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
@@ -39,7 +38,7 @@ import (
 type Deps struct {
 	Orders   *ordering.Store
 	Temporal client.Client
-	Sealer   *personal.Sealer
+	Sealer   *personal.ShopperSealer
 	Baskets  basketv1connect.BasketCheckoutServiceClient
 	Books    catalogv1connect.CatalogServiceClient
 	// PaymentWindow is how long a shopper may take to pay.
@@ -129,14 +128,15 @@ func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderReque
 	}
 	fingerprint := ordering.Fingerprint(encoded)
 
-	// The row outlives the workflow's retention, so it answers first. The basket,
-	// which only a new order needs, is read beside it.
+	// The row outlives the workflow's retention, so it answers first. The basket and
+	// the shopper's key, which only a new order needs, are fetched beside it.
 	var known ordering.Order
 	var basket *basketv1.GetBasketSnapshotResponse
-	var knownErr, basketErr error
+	var knownErr, basketErr, keyErr error
 	var reads sync.WaitGroup
 	reads.Go(func() { known, knownErr = h.Orders.Get(ctx, orderID) })
 	reads.Go(func() { basket, basketErr = h.basket(ctx) })
+	reads.Go(func() { keyErr = h.Sealer.Prepare(ctx, caller.Subject) })
 	reads.Wait()
 	switch {
 	case knownErr == nil:
@@ -145,12 +145,14 @@ func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderReque
 		return nil, knownErr
 	case basketErr != nil:
 		return nil, basketErr
+	case keyErr != nil:
+		return nil, keyErr
 	}
 	if etag := req.GetBasketEtag(); etag != "" && etag != basket.GetEtag() {
 		return nil, fault.New(fault.ReasonStaleVersion, "the basket has changed since you saw it").
 			With("etag", basket.GetEtag()).WithField("basket_etag", "is not the basket's current version")
 	}
-	in, details, err := h.input(caller, orderID, fingerprint, req)
+	in, details, err := h.input(ctx, caller, orderID, fingerprint, req)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +179,7 @@ func (h *orders) replay(ctx context.Context, known ordering.Order, fingerprint [
 		return nil, keyReused()
 	}
 	rpc.SetHeader(ctx, "Idempotent-Replayed", "true")
-	order, err := h.proto(known)
+	order, err := h.proto(ctx, known)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +193,7 @@ func keyReused() error {
 // input seals what is personal, so that only ciphertext reaches the workflow's
 // history.
 func (h *orders) input(
-	caller identity.Caller, orderID string, fingerprint []byte, req *orderingv1.PlaceOrderRequest,
+	ctx context.Context, caller identity.Caller, orderID string, fingerprint []byte, req *orderingv1.PlaceOrderRequest,
 ) (checkout.Input, ordering.Details, error) {
 	a := req.GetShippingAddress()
 	details := ordering.Details{
@@ -215,20 +217,20 @@ func (h *orders) input(
 		&in.PaymentMethod: finance.PaymentMethod{Token: req.GetPaymentMethod()},
 	} {
 		var err error
-		if *sealed, err = h.Sealer.Seal(orderID, plain); err != nil {
+		if *sealed, err = h.Sealer.Seal(ctx, caller.Subject, orderID, plain); err != nil {
 			return checkout.Input{}, ordering.Details{}, fmt.Errorf("seal order: %w", err)
 		}
 	}
 	return in, details, nil
 }
 
-// GetOrder returns an order of the caller's, or any to an administrator.
+// GetOrder returns an order of the caller's, or any to staff.
 func (h *orders) GetOrder(ctx context.Context, req *orderingv1.GetOrderRequest) (*orderingv1.GetOrderResponse, error) {
 	known, err := h.own(ctx, req.GetId())
 	if err != nil {
 		return nil, err
 	}
-	order, err := h.proto(known)
+	order, err := h.proto(ctx, known)
 	if err != nil {
 		return nil, err
 	}
@@ -242,8 +244,7 @@ func (h *orders) own(ctx context.Context, id string) (ordering.Order, error) {
 	if err != nil {
 		return ordering.Order{}, err
 	}
-	caller := identity.FromContext(ctx)
-	if order.Subject != caller.Subject && !caller.Has(accessv1.Role_ROLE_ADMIN) {
+	if !rpc.Reaches(ctx, order.Subject) {
 		return ordering.Order{}, fault.New(fault.ReasonOrderNotFound, "order %s does not exist", id)
 	}
 	return order, nil
@@ -277,7 +278,7 @@ func (h *orders) ListOrders(ctx context.Context, req *orderingv1.ListOrdersReque
 		}
 	}
 	for _, o := range found {
-		order, err := h.proto(o)
+		order, err := h.proto(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -307,16 +308,22 @@ func (h *orders) CancelOrder(ctx context.Context, req *orderingv1.CancelOrderReq
 			return nil, fault.New(fault.ReasonNotCancellable, "the order is %s", known.Status).With("status", string(known.Status))
 		}
 	}
-	order, err := h.proto(known)
+	order, err := h.proto(ctx, known)
 	if err != nil {
 		return nil, err
 	}
 	return &orderingv1.CancelOrderResponse{Order: order}, nil
 }
 
-func (h *orders) proto(o ordering.Order) (*orderingv1.Order, error) {
+// proto opens what is sealed in an order. Of an address whose time is over, or whose
+// shopper was erased, the country is left.
+func (h *orders) proto(ctx context.Context, o ordering.Order) (*orderingv1.Order, error) {
 	var details ordering.Details
-	if err := h.Sealer.Open(o.ID, o.Details, &details); err != nil {
+	err := h.Sealer.Open(ctx, o.Subject, o.ID, o.Details, &details)
+	if errors.Is(err, personal.ErrErased) {
+		return orderProto(o, ordering.Address{CountryCode: o.Country}), nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open order details: %w", err)
 	}
 	return orderProto(o, details.Address), nil

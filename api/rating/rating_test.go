@@ -34,6 +34,7 @@ import (
 	"bookworm/internal/identity"
 	"bookworm/internal/postgres"
 	"bookworm/internal/postgres/pgtest"
+	"bookworm/internal/process"
 	"bookworm/internal/rating"
 	"bookworm/internal/rpc"
 	"bookworm/internal/rpc/rpctest"
@@ -64,8 +65,9 @@ type processes struct {
 	activities *activities.Activities
 	mu         sync.Mutex
 	started    []string
-	err        error // what it answers with, when set
-	closing    int   // how many more updates meet a run that ends
+	customers  []string // whose reviews, as operators search for them
+	err        error    // what it answers with, when set
+	closing    int      // how many more updates meet a run that ends
 }
 
 type startOperation struct {
@@ -95,6 +97,8 @@ func (p *processes) UpdateWithStartWorkflow(ctx context.Context, o client.Update
 		return nil, serviceerror.NewNotFound("workflow update was aborted by closing workflow")
 	}
 	p.started = append(p.started, start.options.ID)
+	customer, _ := start.options.TypedSearchAttributes.GetKeyword(process.Customer)
+	p.customers = append(p.customers, customer)
 	stored := activities.Stored{}
 	var err error
 	switch arg := o.UpdateOptions.Args[0].(type) {

@@ -60,7 +60,7 @@ func Chat(ctx context.Context, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, i.Stop()) }()
 	var m *model
 	var modelErr error
-	s, err := shop.Start(ctx, f, i.Addresses, shop.Options{Logger: logger, Config: func(settings map[string]string) {
+	s, err := shop.Start(ctx, f, i.Addresses, shop.Options{Logger: logger, Environ: shop.Unlimited, Config: func(settings map[string]string) {
 		if m, modelErr = startModel(ctx, settings["BOOKWORM_OPENAI_BASE_URL"]); modelErr == nil {
 			settings["BOOKWORM_OPENAI_BASE_URL"] = m.url
 		}

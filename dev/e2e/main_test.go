@@ -95,7 +95,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	if theShop, err = shop.Start(ctx, f, addresses, shop.Options{Logger: logger, Telemetry: tel}); err != nil {
+	if theShop, err = shop.Start(ctx, f, addresses, shop.Options{Logger: logger, Telemetry: tel, Environ: shop.Unlimited}); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, theShop.Stop(), f.Close(), tel.Shutdown(context.Background())) }()

@@ -371,7 +371,7 @@ func TestN3_OneMailForEachOrderAndEvent(t *testing.T) {
 		t.Errorf("the shopper got %q", subjects)
 	}
 	// A step of checkout that is repeated after a crash starts the same mail again.
-	again := notification.OrderMail{OrderID: order.GetId(), Subject: v.subject, Template: notifications.OrderConfirmed}
+	again := notification.Mail{OrderID: order.GetId(), Subject: v.subject, Template: notifications.OrderConfirmed}
 	if err := (&notifications.Starter{Client: orders}).StartNotification(v.ctx, again); err != nil {
 		t.Error(err)
 	}

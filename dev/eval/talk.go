@@ -56,12 +56,11 @@ func (c *counter) open(ctx context.Context, dir string, e Endpoint, logger *slog
 	if c.infra, err = infra.Start(ctx, c.folder, logger); err != nil {
 		return err
 	}
-	options := shop.Options{Logger: logger}
+	options := shop.Options{Logger: logger, Environ: shop.Unlimited}
 	if e.ChatModel != "" {
-		options.Environ = []string{
-			"BOOKWORM_OPENAI_BASE_URL=" + e.BaseURL, "BOOKWORM_OPENAI_API_KEY=" + string(e.APIKey), "BOOKWORM_CHAT_MODEL=" + e.ChatModel,
-			"BOOKWORM_EMBEDDING_MODEL=" + e.EmbeddingModel, fmt.Sprintf("BOOKWORM_EMBEDDING_DIMENSION=%d", e.Dimension),
-		}
+		options.Environ = append(slices.Clone(shop.Unlimited),
+			"BOOKWORM_OPENAI_BASE_URL="+e.BaseURL, "BOOKWORM_OPENAI_API_KEY="+string(e.APIKey), "BOOKWORM_CHAT_MODEL="+e.ChatModel,
+			"BOOKWORM_EMBEDDING_MODEL="+e.EmbeddingModel, fmt.Sprintf("BOOKWORM_EMBEDDING_DIMENSION=%d", e.Dimension))
 	}
 	if c.shop, err = shop.Start(ctx, c.folder, c.infra.Addresses, options); err != nil {
 		return err

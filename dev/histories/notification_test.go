@@ -25,6 +25,7 @@ import (
 	"bookworm/internal/money"
 	domain "bookworm/internal/notification"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/personaltest"
 	"bookworm/internal/postgres"
 	"bookworm/internal/postgres/pgtest"
 	"bookworm/internal/process"
@@ -44,7 +45,7 @@ func migrateNotification(ctx context.Context, adminURL string) error {
 type mailroom struct {
 	client client.Client
 	store  *domain.Store
-	sealer *personal.Sealer
+	sealer *personal.ShopperSealer
 	relay  *mailtest.Relay
 }
 
@@ -168,9 +169,7 @@ func (r *mailroom) start(t *testing.T) {
 	if r.store, err = domain.NewStore(pool, personal.NewKey()); err != nil {
 		t.Fatal(err)
 	}
-	if r.sealer, err = personal.NewSealer(personal.NewKey()); err != nil {
-		t.Fatal(err)
-	}
+	r.sealer, _ = personaltest.Sealer(t)
 	sender, err := mail.New(mail.Config{URL: r.relay.URL(), From: "BookWorm <orders@bookworm.example>"})
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +204,7 @@ func (r *mailroom) start(t *testing.T) {
 // so that the second retry waits by a timer, as all later ones do.
 func (r *mailroom) send(t *testing.T, name string) client.WorkflowRun {
 	t.Helper()
-	contact, err := r.sealer.Seal(name, activities.Contact{Email: name + "@example.com", Name: "Alice"})
+	contact, err := r.sealer.Seal(t.Context(), name, name, activities.Contact{Email: name + "@example.com", Name: "Alice"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,12 +16,12 @@ import (
 // claim. With it tests make tokens that are expired or of another audience,
 // issuer, subject or role. It is for Go callers alone: nothing on HTTP leads here.
 func (s *Server) IssueWith(username string, claims map[string]any) (string, error) {
-	return s.issueWith(s.store.key, username, claims)
+	return s.issueWith(s.store.signingKey(), username, claims)
 }
 
 // IssueForged is IssueWith, signed by a key that isn't this provider's under the id of the one that is.
 func (s *Server) IssueForged(username string, claims map[string]any) (string, error) {
-	key, err := newKey(s.store.key.ID())
+	key, err := newKey(s.store.signingKey().ID())
 	if err != nil {
 		return "", err
 	}
@@ -29,7 +29,7 @@ func (s *Server) IssueForged(username string, claims map[string]any) (string, er
 }
 
 func (s *Server) issueWith(key *signingKey, username string, claims map[string]any) (string, error) {
-	who, ok := authenticate(username, username)
+	who, ok := personByUsername(username)
 	if !ok {
 		return "", fmt.Errorf("identity: no person %q", username)
 	}

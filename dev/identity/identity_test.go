@@ -3,6 +3,7 @@ package identity_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -30,10 +31,18 @@ const (
 	signedOutURI = "http://127.0.0.1:8080/goodbye"
 )
 
-// TestMain silences the op package, which logs each refusal to the default logger.
+// TestMain silences the op package, which logs each refusal to the default logger,
+// and ends Keycloak.
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	os.Exit(m.Run())
+	code := m.Run()
+	if theOne.keycloak != nil {
+		if err := theOne.keycloak.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+	}
+	os.Exit(code)
 }
 
 func start(t *testing.T, opts identity.Options) *identity.Server {
@@ -112,12 +121,27 @@ func browser(t *testing.T) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &http.Client{Jar: jar, CheckRedirect: func(req *http.Request, _ []*http.Request) error {
+	return &http.Client{Jar: loopbackJar{jar}, CheckRedirect: func(req *http.Request, _ []*http.Request) error {
 		if req.URL.Host == "127.0.0.1:8080" {
 			return http.ErrUseLastResponse
 		}
 		return nil
 	}}
+}
+
+// loopbackJar takes and gives cookies for encrypted connections at loopback
+// addresses, as browsers do: they are trustworthy without.
+type loopbackJar struct{ http.CookieJar }
+
+func (j loopbackJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	j.CookieJar.SetCookies(encrypted(u), cookies)
+}
+func (j loopbackJar) Cookies(u *url.URL) []*http.Cookie { return j.CookieJar.Cookies(encrypted(u)) }
+
+func encrypted(u *url.URL) *url.URL {
+	same := *u
+	same.Scheme = "https"
+	return &same
 }
 
 type response struct {

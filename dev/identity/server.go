@@ -50,11 +50,11 @@ type Options struct {
 	RedirectURIs []string
 	// PostLogoutRedirectURIs are where people may be sent after signing out, compared exactly.
 	PostLogoutRedirectURIs []string
-	// ServiceSecret is the secret of bookworm-service. It defaults to DefaultServiceSecret.
+	// ServiceSecret is the secret of every service. It defaults to DefaultServiceSecret.
 	ServiceSecret string
 }
 
-// DefaultServiceSecret is the secret of bookworm-service unless Options say otherwise.
+// DefaultServiceSecret is the secret of every service unless Options say otherwise.
 const DefaultServiceSecret = "bookworm-service-secret"
 
 // Server is a running provider. Its methods are safe for concurrent use.
@@ -62,6 +62,7 @@ type Server struct {
 	log      *slog.Logger
 	issuer   string
 	store    *store
+	lock     *lock
 	provider *op.Provider
 
 	http   *http.Server
@@ -85,7 +86,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if opts.ServiceSecret == "" {
 		opts.ServiceSecret = DefaultServiceSecret
 	}
-	s := &Server{log: opts.Logger.With("part", "identity")}
+	s := &Server{log: opts.Logger.With("part", "identity"), lock: newLock()}
 	var err error
 	if s.store, err = openStore(opts); err != nil {
 		return nil, fmt.Errorf("open identity store: %w", err)
@@ -159,6 +160,17 @@ func (s *Server) AllowRedirect(uris ...string) {
 	s.store.redirects = append(slices.Clone(s.store.redirects), uris...)
 }
 
+// RotateKey signs from now on with a new key. The old ones stay published, so their
+// tokens stay good, until WithdrawKeys or a restart.
+func (s *Server) RotateKey() error { return s.store.rotate() }
+
+// WithdrawKeys publishes the signing key alone.
+func (s *Server) WithdrawKeys() {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.keys = s.store.keys[len(s.store.keys)-1:]
+}
+
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(realmPath+"/", http.StripPrefix(realmPath, s.provider))
@@ -183,6 +195,9 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		s.refuseToken(w, http.StatusBadRequest, "invalid_request", "the body is no form")
 		return
 	}
+	if r.PostForm.Get("grant_type") == string(oidc.GrantTypeTokenExchange) {
+		r.Form.Set("audience", Audience) // what Keycloak's mapper adds to every token
+	}
 	if r.PostForm.Get("grant_type") != grantTypePassword {
 		http.StripPrefix(realmPath, s.provider).ServeHTTP(w, r)
 		return
@@ -196,7 +211,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		s.refuseToken(w, http.StatusBadRequest, "unauthorized_client", "Client not allowed for direct access grants")
 		return
 	}
-	who, ok := authenticate(r.PostForm.Get("username"), r.PostForm.Get("password"))
+	who, ok := s.lock.authenticate(r.PostForm.Get("username"), r.PostForm.Get("password"))
 	if !ok {
 		s.refuseToken(w, http.StatusUnauthorized, "invalid_grant", "Invalid user credentials")
 		return
@@ -253,7 +268,7 @@ func (s *Server) showSignIn(w http.ResponseWriter, r *http.Request) {
 func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	id, username := r.PostFormValue("id"), r.PostFormValue("username")
-	who, ok := authenticate(username, r.PostFormValue("password"))
+	who, ok := s.lock.authenticate(username, r.PostFormValue("password"))
 	if !ok {
 		s.offerSignIn(w, http.StatusUnauthorized, id, username, "That username and password don't match.")
 		return

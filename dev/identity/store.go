@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,12 +33,13 @@ const (
 
 // store implements op.Storage. Signing key and refresh tokens are in files, the rest is short-lived.
 type store struct {
-	key           *signingKey
+	keyFile       string
 	lifetime      time.Duration // of an access token
 	postLogout    []string
 	serviceSecret string
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex    // guards what follows
+	keys      []*signingKey // published; the last one signs
 	redirects []string
 	requests  map[string]*authRequest // by id
 	codes     map[string]issuedCode
@@ -51,6 +53,7 @@ var (
 	_ op.ClientCredentialsStorage       = (*store)(nil)
 	_ op.CanGetPrivateClaimsFromRequest = (*store)(nil)
 	_ op.CanSetUserinfoFromRequest      = (*store)(nil)
+	_ op.TokenExchangeStorage           = (*store)(nil)
 )
 
 // grant is what someone allowed a client: the part that all kinds of token requests share.
@@ -98,6 +101,15 @@ type authRequest struct {
 	challenge *oidc.CodeChallenge
 	mode      oidc.ResponseMode
 	signed    bool
+}
+
+// GetScopes has offline_access in it, by which the op package knows that a refresh
+// token is wanted: who signs in on the page gets one unasked, as from Keycloak.
+func (r *authRequest) GetScopes() []string {
+	if r.id == "" || slices.Contains(r.Scopes, oidc.ScopeOfflineAccess) {
+		return r.Scopes
+	}
+	return append(slices.Clone(r.Scopes), oidc.ScopeOfflineAccess)
 }
 
 func (r *authRequest) GetID() string                         { return r.id }
@@ -150,11 +162,17 @@ func loadKey(path string) (*signingKey, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("read signing key: %w", err)
 	}
+	return makeKey(path)
+}
+
+// makeKey makes a key and keeps it in path.
+func makeKey(path string) (*signingKey, error) {
 	k, err := newKey(uuid.NewString())
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = json.Marshal(k.jwk); err != nil {
+	raw, err := json.Marshal(k.jwk)
+	if err != nil {
 		return nil, fmt.Errorf("encode signing key: %w", err)
 	}
 	return k, replaceFile(path, raw)
@@ -183,14 +201,16 @@ func openStore(opts Options) (*store, error) {
 		return nil, fmt.Errorf("create data folder: %w", err)
 	}
 	st := &store{
+		keyFile:  filepath.Join(opts.DataDir, "signing-key.json"),
 		lifetime: opts.AccessTokenLifetime, postLogout: opts.PostLogoutRedirectURIs, redirects: opts.RedirectURIs,
 		serviceSecret: opts.ServiceSecret,
 		requests:      map[string]*authRequest{}, codes: map[string]issuedCode{}, refresh: map[string]grant{},
 	}
-	var err error
-	if st.key, err = loadKey(filepath.Join(opts.DataDir, "signing-key.json")); err != nil {
+	key, err := loadKey(st.keyFile)
+	if err != nil {
 		return nil, err
 	}
+	st.keys = []*signingKey{key}
 	path := filepath.Join(opts.DataDir, "refresh-tokens.jsonl")
 	old, err := os.ReadFile(path) //nolint:gosec // in the data folder
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -275,6 +295,9 @@ func digest(token string) string {
 func (st *store) client(id string) (*client, bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if slices.Contains(services, id) {
+		return &client{id: id, auth: oidc.AuthMethodBasic, grants: []oidc.GrantType{oidc.GrantTypeClientCredentials, oidc.GrantTypeTokenExchange}}, true
+	}
 	switch id {
 	case ClientWeb:
 		return &client{
@@ -283,8 +306,6 @@ func (st *store) client(id string) (*client, bool) {
 		}, true
 	case ClientCLI:
 		return &client{id: id, auth: oidc.AuthMethodNone, grants: []oidc.GrantType{grantTypePassword, oidc.GrantTypeRefreshToken}}, true
-	case ClientService:
-		return &client{id: id, auth: oidc.AuthMethodBasic, grants: []oidc.GrantType{oidc.GrantTypeClientCredentials}}, true
 	}
 	return nil, false
 }
@@ -300,7 +321,7 @@ func (st *store) GetClientByClientID(_ context.Context, id string) (op.Client, e
 }
 
 func (st *store) AuthorizeClientIDSecret(_ context.Context, id, secret string) error {
-	if id != ClientService || subtle.ConstantTimeCompare([]byte(secret), []byte(st.serviceSecret)) != 1 {
+	if !slices.Contains(services, id) || subtle.ConstantTimeCompare([]byte(secret), []byte(st.serviceSecret)) != 1 {
 		return errUnknownClient
 	}
 	return nil
@@ -314,7 +335,7 @@ func (st *store) ClientCredentials(ctx context.Context, id, secret string) (op.C
 }
 
 func (st *store) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest, error) {
-	return &grant{Client: id, Subject: serviceSubject, Scopes: knownScopes(scopes)}, nil
+	return &grant{Client: id, Subject: serviceSubject(id), Scopes: knownScopes(scopes)}, nil
 }
 
 func (st *store) CreateAuthRequest(_ context.Context, r *oidc.AuthRequest, _ string) (op.AuthRequest, error) {
@@ -416,8 +437,14 @@ func (st *store) completeSignIn(id, subject string) error {
 	return nil
 }
 
-func (st *store) CreateAccessToken(context.Context, op.TokenRequest) (string, time.Time, error) {
-	return uuid.NewString(), time.Now().UTC().Add(st.lifetime), nil
+func (st *store) CreateAccessToken(_ context.Context, r op.TokenRequest) (id string, expires time.Time, err error) {
+	expires = time.Now().UTC().Add(st.lifetime)
+	if exchange, ok := r.(op.TokenExchangeRequest); ok {
+		if end := endOf(exchange.GetExchangeSubjectTokenClaims()); end.Before(expires) {
+			expires = end
+		}
+	}
+	return uuid.NewString(), expires, nil
 }
 
 // CreateAccessAndRefreshTokens ends the current refresh token, if any, and issues its successor.
@@ -503,13 +530,38 @@ func (st *store) GetRefreshTokenInfo(_ context.Context, _, token string) (subjec
 	return g.Subject, token, nil
 }
 
-func (st *store) SigningKey(context.Context) (op.SigningKey, error) { return st.key, nil }
+func (st *store) SigningKey(context.Context) (op.SigningKey, error) { return st.signingKey(), nil }
+
+func (st *store) signingKey() *signingKey {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.keys[len(st.keys)-1]
+}
+
+func (st *store) rotate() error {
+	key, err := makeKey(st.keyFile)
+	if err != nil {
+		return err
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.keys = append(st.keys, key)
+	return nil
+}
 
 func (st *store) SignatureAlgorithms(context.Context) ([]jose.SignatureAlgorithm, error) {
 	return []jose.SignatureAlgorithm{jose.RS256}, nil
 }
 
-func (st *store) KeySet(context.Context) ([]op.Key, error) { return []op.Key{publicKey{st.key}}, nil }
+func (st *store) KeySet(context.Context) ([]op.Key, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	var published []op.Key
+	for _, k := range st.keys {
+		published = append(published, publicKey{k})
+	}
+	return published, nil
+}
 
 // GetPrivateClaimsFromRequest fills the access token.
 func (st *store) GetPrivateClaimsFromRequest(_ context.Context, r op.TokenRequest, _ []string) (map[string]any, error) {

@@ -5,6 +5,9 @@ package shop
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,6 +55,13 @@ type part struct {
 	done chan error // gets one value
 }
 
+// Unlimited turns the limits of calls off, for measurements and tests in which few
+// people do what many would.
+var Unlimited = []string{
+	"BOOKWORM_LIMIT_BROWSE=0", "BOOKWORM_LIMIT_SEARCH=0", "BOOKWORM_LIMIT_WRITE=0", "BOOKWORM_LIMIT_CHECKOUT=0", "BOOKWORM_LIMIT_CHAT=0",
+	"BOOKWORM_LIMIT_TOKEN=0",
+}
+
 // Options says how to run a shop.
 type Options struct {
 	Logger *slog.Logger // for the stand-ins
@@ -94,13 +104,18 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 		"BOOKWORM_PSP_URL": s.Payments.URL(), "BOOKWORM_METRICS_URL": address("metrics") + "/metrics",
 		"BOOKWORM_MODEL_URL": s.Model.URL(),
 	})
+	limitKey, err := hkdf.Key(sha256.New, []byte(f.Secrets.PersonalDataKey), nil, "limits", sha256.Size)
+	if err != nil {
+		return fmt.Errorf("derive the key of the limits: %w", err)
+	}
 	settings := map[string]string{
+		"BOOKWORM_LIMIT_KEY":  hex.EncodeToString(limitKey),
 		"BOOKWORM_LOG_FORMAT": "text", "BOOKWORM_LOG_LEVEL": "warn",
 		"BOOKWORM_TOKEN_URL": s.Identity.URL() + "/protocol/openid-connect/token", "BOOKWORM_CLIENT_SECRET": f.Secrets.ServiceSecret,
 		"BOOKWORM_CATALOG_URL": address("api"), "BOOKWORM_BASKET_URL": address("api"), "BOOKWORM_ORDERING_URL": address("api"),
 		"BOOKWORM_FINANCE_URL": address("api"), "BOOKWORM_NOTIFICATION_URL": address("api"),
 		"BOOKWORM_RATING_URL": address("api"), "BOOKWORM_CHAT_URL": address("api"),
-		"BOOKWORM_COMPLIANCE_URL": address("api"),
+		"BOOKWORM_COMPLIANCE_URL":  address("api"),
 		"BOOKWORM_OPENAI_BASE_URL": s.Model.URL(), "BOOKWORM_OPENAI_API_KEY": ModelKey,
 		"BOOKWORM_STRIPE_URL": s.Payments.URL(), "BOOKWORM_STRIPE_SECRET_KEY": StripeKey,
 		"BOOKWORM_STRIPE_WEBHOOK_SECRET": f.Secrets.WebhookSecret, "BOOKWORM_PAYMENT_RETURN_URL": address("gateway") + "/health/live",
@@ -153,7 +168,7 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 			return app.API(ctx, config, tel, []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat", "compliance"}, l)
 		}},
 		{"worker", func(ctx context.Context, l net.Listener) error {
-			return app.Worker(ctx, config, tel, []string{"catalog", "ordering", "finance", "notification", "rating"}, l)
+			return app.Worker(ctx, config, tel, []string{"catalog", "ordering", "finance", "notification", "rating", "compliance"}, l)
 		}},
 		{"gateway", func(ctx context.Context, l net.Listener) error { return app.Gateway(ctx, config, tel, nil, l) }},
 	} {

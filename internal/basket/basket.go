@@ -22,7 +22,8 @@ const (
 	// MaxQuantity is how many copies of one book a basket holds.
 	MaxQuantity = 99
 
-	// keep is how long a basket lives after its last change.
+	// keep is how long a basket lives after its last change: whoever was away for a
+	// season has forgotten what is in it.
 	keep = 90 * 24 * time.Hour
 )
 

@@ -184,7 +184,7 @@ func (s *Subscription) follow(ctx context.Context) error {
 		}
 		if ended {
 			s.over = true
-			s.queue, err = s.engine.store.lastEvent(ctx, s.TurnID)
+			s.queue, err = s.engine.store.lastEvent(ctx, s.TurnID, s.after)
 			return err
 		}
 		pause := time.NewTimer(followEvery)

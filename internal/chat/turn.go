@@ -16,7 +16,9 @@ import (
 	"bookworm/internal/postgres"
 )
 
-// The order of locks is usage, conversation, turn, in every transaction here.
+// The order of locks is usage, conversation, turn, in every transaction here. An
+// erasure deletes conversations without usage, and then moves usage; so what writes
+// usage finds its conversation gone, and takes that back, or is through by then.
 
 // opening is what it takes to begin a turn.
 type opening struct {
@@ -353,14 +355,15 @@ func (s *Store) EndAbandoned(ctx context.Context) (int, error) {
 
 func (s *Store) endAbandoned(ctx context.Context, id uuid.UUID) error {
 	err := postgres.Transact(ctx, s.db, func(tx pgx.Tx) error { return abandon(ctx, tx, id) })
-	if err != nil {
+	if err != nil && !errors.Is(err, errLost) {
 		return fmt.Errorf("end abandoned turn: %w", err)
 	}
 	return nil
 }
 
 // abandon ends one turn if its lease has run out. The tokens that were noted with
-// its last renewal are charged; what they cost is not known any more.
+// its last renewal are charged; what they cost is not known any more. Errors:
+// errLost when it was ended, deleted or renewed meanwhile.
 func abandon(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
 	var subject string
 	if err := tx.QueryRow(ctx, `select subject from turn where id = $1`, id).Scan(&subject); errors.Is(err, pgx.ErrNoRows) {
@@ -380,7 +383,7 @@ func abandon(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
 		select input_tokens, output_tokens from turn where id = $1 and outcome is null and lease_until < now() for update`, id).
 		Scan(&done.Input, &done.Output)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil // ended, or alive after all
+		return errLost // and takes the row of usage back
 	} else if err != nil {
 		return err
 	}
@@ -471,13 +474,18 @@ func (s *Store) follow(ctx context.Context, id uuid.UUID, after int64, keep time
 	return events, ended, err
 }
 
-// lastEvent returns the done event of a turn that has ended.
-func (s *Store) lastEvent(ctx context.Context, id uuid.UUID) ([]Event, error) {
+// lastEvent returns the done event of a turn that has ended, for who has seen its
+// events up to one. Of a turn whose events are deleted it returns what endOf does.
+func (s *Store) lastEvent(ctx context.Context, id uuid.UUID, after int64) ([]Event, error) {
 	rows, err := s.db.Query(ctx, `select sequence, event from turn_event where turn_id = $1 order by sequence desc limit 1`, id)
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
-	return collectEvents(rows)
+	events, err := collectEvents(rows)
+	if err != nil || len(events) > 0 {
+		return events, err
+	}
+	return s.endOf(ctx, id, after)
 }
 
 // conversationOf returns the conversation of a subject's turn.
@@ -509,16 +517,16 @@ func turnError(id uuid.UUID, err error) error {
 }
 
 // summarize keeps a summary of a conversation up to a turn, unless one further is
-// there, and charges what it took to make.
+// there, and charges what it took to make, unless the conversation is gone.
 func (s *Store) summarize(ctx context.Context, t turn, summary string, upTo, input, output, cost int64) error {
 	err := postgres.Transact(ctx, s.db, func(tx pgx.Tx) error {
 		var batch pgx.Batch
 		batch.Queue(`
 			insert into usage as u (subject, day, input_tokens, output_tokens, cost_micros)
-			values ($1, (now() at time zone 'utc')::date, $2, $3, $4)
+			select $1, (now() at time zone 'utc')::date, $2, $3, $4 from conversation where id = $5 for key share
 			on conflict (subject, day) do update set input_tokens = u.input_tokens + excluded.input_tokens,
 				output_tokens = u.output_tokens + excluded.output_tokens, cost_micros = u.cost_micros + excluded.cost_micros`,
-			t.subject, input, output, cost)
+			t.subject, input, output, cost, t.conversation)
 		if summary != "" {
 			batch.Queue(`update conversation set summary = $2, summarized = $3 where id = $1 and summarized < $3`, t.conversation, summary, upTo)
 		}

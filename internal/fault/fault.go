@@ -86,6 +86,7 @@ const (
 	ReasonDataRequestNotFound  Reason = "DATA_REQUEST_NOT_FOUND"
 	ReasonExportNotReady       Reason = "EXPORT_NOT_READY"
 	ReasonShopperKeyNotFound   Reason = "SHOPPER_KEY_NOT_FOUND"
+	ReasonErasureInProgress    Reason = "ERASURE_IN_PROGRESS"
 )
 
 // Entry is what the reason table says of a reason.
@@ -139,6 +140,7 @@ var Reasons = map[Reason]Entry{
 	ReasonDataRequestNotFound:  {NotFound, "There is no such request for data."},
 	ReasonExportNotReady:       {Precondition, "The export cannot be fetched now."},
 	ReasonShopperKeyNotFound:   {NotFound, "The key does not exist any more."},
+	ReasonErasureInProgress:    {Precondition, "Your data is being erased."},
 }
 
 // Field is one field of a request that is not valid.

@@ -1,6 +1,7 @@
 // Package identity says who is calling: it verifies the access tokens of people
-// and services, carries the verified caller in the context, and fetches the
-// shop's own service tokens.
+// and services, carries the verified caller in the context, fetches the shop's
+// own service tokens, and exchanges a caller's token for one with which a service
+// calls another for the same person.
 package identity
 
 import (
@@ -17,9 +18,14 @@ type Caller struct {
 	// Subject is the provider's stable id of the person or service; it owns
 	// baskets and orders.
 	Subject string
+	// Client is the application that the token was issued to: the shop's page, or a
+	// service that calls for the subject or for itself. Rules don't depend on it; logs
+	// and records may name it.
+	Client string
 	// Roles are the roles the shop knows; others in the token are ignored.
 	Roles []accessv1.Role
-	// Email and Name are empty where the token does not carry them.
+	// Email is empty where the token does not carry a verified one, Name where it
+	// does not carry it.
 	Email, Name personal.Text
 }
 

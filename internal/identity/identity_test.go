@@ -58,16 +58,29 @@ func TestServiceRoleComesOnlyFromTheRole(t *testing.T) {
 	t.Parallel()
 	provider, verifier := setup(t)
 	claims := provider.Claims("service-account-ordering")
-	claims["client_id"], claims["preferred_username"] = "ordering", "service-account-ordering"
+	claims["client_id"], claims["preferred_username"] = "bookworm-ordering", "service-account-ordering"
 	claims["resource_access"] = map[string]any{"account": map[string]any{"roles": []string{"service", "admin"}}}
 	claims["roles"] = []string{"service"}
 	caller, err := verifier.Verify(t.Context(), provider.Sign(claims))
-	if err != nil || len(caller.Roles) != 0 {
-		t.Errorf("got %v, %v", caller.Roles, err)
+	if err != nil || len(caller.Roles) != 0 || caller.Client != "bookworm-ordering" {
+		t.Errorf("got %v, %v", caller, err)
 	}
 	caller, err = verifier.Verify(t.Context(), provider.Token("service-account-ordering", "service"))
 	if err != nil || !caller.Has(accessv1.Role_ROLE_SERVICE) {
 		t.Errorf("got %v, %v", caller.Roles, err)
+	}
+}
+
+func TestEveryRoleHasItsName(t *testing.T) {
+	t.Parallel()
+	for number, name := range accessv1.Role_name {
+		role := accessv1.Role(number)
+		if role == accessv1.Role_ROLE_UNSPECIFIED || role == accessv1.Role_ROLE_ANONYMOUS {
+			continue
+		}
+		if roles[strings.ToLower(strings.TrimPrefix(name, "ROLE_"))] != role {
+			t.Errorf("no token can carry %s", name)
+		}
 	}
 }
 
@@ -149,7 +162,7 @@ func TestForgedTokensDoNotFloodTheProvider(t *testing.T) {
 func TestKeysRotate(t *testing.T) {
 	t.Parallel()
 	provider, verifier := setup(t)
-	verifier.client.Transport.(*throttle).interval = 0
+	unthrottle(verifier)
 	old := provider.Token("alice", "customer")
 	for _, algorithm := range []jose.SignatureAlgorithm{jose.ES256, jose.RS256} {
 		provider.Rotate("key of "+string(algorithm), algorithm)
@@ -159,6 +172,61 @@ func TestKeysRotate(t *testing.T) {
 	}
 	if _, err := verifier.Verify(t.Context(), old); !fault.Is(err, fault.ReasonTokenInvalid) {
 		t.Errorf("a withdrawn key still counts: %v", err)
+	}
+}
+
+func unthrottle(v *Verifier) { v.client.Transport.(*throttle).interval = 0 }
+
+func TestAWithdrawnKeyStopsWorking(t *testing.T) {
+	t.Parallel()
+	provider := identitytest.New(t)
+	verifier := newVerifier(t, VerifierConfig{Issuer: provider.Issuer, Audience: identitytest.Audience, KeysFor: 500 * time.Millisecond})
+	unthrottle(verifier)
+	token := provider.Token("alice", "customer")
+	if _, err := verifier.Verify(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	// No token of the new key comes, so nothing but time says that the old one is gone.
+	withdrawn := time.Now()
+	provider.Rotate("second", jose.RS256)
+	for {
+		_, err := verifier.Verify(t.Context(), token)
+		if fault.Is(err, fault.ReasonTokenInvalid) {
+			return
+		}
+		if err != nil || time.Since(withdrawn) > 10*time.Second {
+			t.Fatalf("a withdrawn key still counts: %v", err)
+		}
+	}
+}
+
+func TestKnownKeysOutliveTheProvider(t *testing.T) {
+	t.Parallel()
+	provider := identitytest.New(t)
+	verifier := newVerifier(t, VerifierConfig{Issuer: provider.Issuer, Audience: identitytest.Audience, KeysFor: time.Millisecond})
+	unthrottle(verifier)
+	token := provider.Token("alice", "customer")
+	if _, err := verifier.Verify(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	provider.SetDown(true)
+	for range 20 { // as many looks at old keys
+		if _, err := verifier.Verify(t.Context(), token); err != nil {
+			t.Fatalf("the provider is away: %v", err)
+		}
+	}
+}
+
+func TestOnlyAVerifiedEmailIsBelieved(t *testing.T) {
+	t.Parallel()
+	provider, verifier := setup(t)
+	for _, said := range []any{false, nil} {
+		claims := provider.Claims("alice", "customer")
+		claims["email_verified"] = said
+		caller, err := verifier.Verify(t.Context(), provider.Sign(claims))
+		if err != nil || caller.Email != "" || caller.Name == "" {
+			t.Errorf("email_verified %v: got %q, %v", said, string(caller.Email), err)
+		}
 	}
 }
 
@@ -198,7 +266,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d tokens are remembered", len(verifier.cache))
 	}
 	for _, entry := range verifier.cache {
-		if time.Until(entry.until) > cacheTime {
+		if time.Until(entry.until) > time.Hour {
 			t.Fatal("a token is remembered for too long")
 		}
 		break
@@ -285,7 +353,7 @@ func TestServiceTokens(t *testing.T) {
 	t.Parallel()
 	provider, verifier := setup(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	source := ServiceTokens(ctx, ServiceConfig{TokenURL: provider.Issuer + "/token", ClientID: "ordering", ClientSecret: "secret"})
+	source := ServiceTokens(ctx, ServiceConfig{TokenURL: provider.Issuer + "/token", ClientID: "ordering", ClientSecret: identitytest.Secret})
 	cancel() // a process that ends still finishes its calls
 	token, err := source.Token()
 	if err != nil {

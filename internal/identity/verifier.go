@@ -1,12 +1,11 @@
 package identity
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"sync"
@@ -29,31 +28,32 @@ type VerifierConfig struct {
 	JWKSURL string
 	// Audience must be among a token's aud claim.
 	Audience string
+	// KeysFor is how long the provider's keys, and what they verified, are believed
+	// without another look, so that a key the provider withdraws stops working soon.
+	// A minute when 0.
+	KeysFor time.Duration
 }
 
 const (
 	// cacheSize bounds the remembered tokens; a verified token costs about 300 bytes.
-	cacheSize = 8192
-	// cacheTime bounds how long a token is believed without another look at the
-	// keys, so that a key the provider withdraws stops working soon.
-	cacheTime = time.Minute
-	// keysInterval is the shortest time between two fetches of the keys. Without
-	// it every forged token would cause one.
-	keysInterval = 5 * time.Second
+	cacheSize      = 8192
+	defaultKeysFor = time.Minute
 	// discoveryInterval is the shortest time between two failed discoveries.
 	discoveryInterval = time.Second
 )
 
 // Verifier verifies access tokens (JWT, RS256 or ES256) against the provider's
-// keys, which are fetched when first needed and again when a token names a new
-// one. Verified tokens are remembered for a minute at most and never beyond
+// keys, which are fetched when first needed, again when a token names a new one,
+// and again when they are old. While the provider is away the keys that are known
+// go on. Verified tokens are remembered until the keys are old, and never beyond
 // their end. A Verifier is safe for concurrent use.
 type Verifier struct {
 	config VerifierConfig
 	client *http.Client
 
 	mu        sync.Mutex // held during discovery, so that it happens once
-	tokens    *oidc.IDTokenVerifier
+	keys      *keySet
+	tokens    *oidc.IDTokenVerifier // over keys
 	lastError error
 	nextTry   time.Time
 
@@ -81,13 +81,16 @@ func NewVerifier(ctx context.Context, config VerifierConfig) (*Verifier, error) 
 	if config.Audience == "" {
 		return nil, errors.New("the audience of access tokens is not set")
 	}
+	if config.KeysFor == 0 {
+		config.KeysFor = defaultKeysFor
+	}
 	v := &Verifier{
 		config: config,
 		client: &http.Client{Timeout: providerTimeout, Transport: &throttle{interval: keysInterval, last: make(map[string]*fetched)}},
 		cache:  make(map[[sha256.Size]byte]verified),
 	}
 	if config.JWKSURL != "" {
-		v.tokens = v.tokensWith(ctx, config.JWKSURL)
+		v.readKeysFrom(ctx, config.JWKSURL)
 	}
 	return v, nil
 }
@@ -103,8 +106,10 @@ func checkURL(what, address string) error {
 	return nil
 }
 
-func (v *Verifier) tokensWith(ctx context.Context, keysURL string) *oidc.IDTokenVerifier {
-	return oidc.NewVerifier(v.config.Issuer, &keySet{oidc.NewRemoteKeySet(v.providerContext(ctx), keysURL)}, &oidc.Config{
+func (v *Verifier) readKeysFrom(ctx context.Context, keysURL string) {
+	ctx = v.providerContext(ctx)
+	v.keys = newKeySet(v.config.KeysFor, func() oidc.KeySet { return oidc.NewRemoteKeySet(ctx, keysURL) })
+	v.tokens = oidc.NewVerifier(v.config.Issuer, v.keys, &oidc.Config{
 		ClientID:             v.config.Audience,
 		SupportedSigningAlgs: []string{oidc.RS256, oidc.ES256},
 	})
@@ -122,7 +127,7 @@ func (v *Verifier) Verify(ctx context.Context, rawToken string) (Caller, error) 
 	if caller, ok := v.remembered(key); ok {
 		return caller, nil
 	}
-	tokens, err := v.discover(ctx)
+	tokens, keys, err := v.discover(ctx)
 	if err != nil {
 		return Caller{}, fault.New(fault.ReasonUnavailable, "Access tokens cannot be checked right now.").WithCause(err)
 	}
@@ -135,7 +140,7 @@ func (v *Verifier) Verify(ctx context.Context, rawToken string) (Caller, error) 
 	if err != nil {
 		return Caller{}, err
 	}
-	v.remember(key, verified{caller: caller, until: token.Expiry})
+	v.remember(key, verified{caller: caller, until: earlier(token.Expiry, keys.believedUntil())})
 	return caller, nil
 }
 
@@ -165,9 +170,12 @@ const maxSubject = 255
 
 func callerOf(token *oidc.IDToken) (Caller, error) {
 	var claims struct {
-		Email       string `json:"email"`
-		Name        string `json:"name"`
-		RealmAccess struct {
+		AuthorizedParty string `json:"azp"`
+		ClientID        string `json:"client_id"` // RFC 9068; providers send one or both
+		Email           string `json:"email"`
+		EmailVerified   bool   `json:"email_verified"`
+		Name            string `json:"name"`
+		RealmAccess     struct {
 			Roles []string `json:"roles"`
 		} `json:"realm_access"`
 	}
@@ -177,7 +185,12 @@ func callerOf(token *oidc.IDToken) (Caller, error) {
 	if token.Subject == "" || len(token.Subject) > maxSubject {
 		return Caller{}, fault.New(fault.ReasonTokenInvalid, "The access token names nobody.")
 	}
-	caller := Caller{Subject: token.Subject, Email: personal.Text(claims.Email), Name: personal.Text(claims.Name)}
+	caller := Caller{
+		Subject: token.Subject, Client: cmp.Or(claims.AuthorizedParty, claims.ClientID), Name: personal.Text(claims.Name),
+	}
+	if claims.EmailVerified {
+		caller.Email = personal.Text(claims.Email)
+	}
 	for _, name := range claims.RealmAccess.Roles {
 		if role, known := roles[name]; known && !caller.Has(role) {
 			caller.Roles = append(caller.Roles, role)
@@ -188,46 +201,29 @@ func callerOf(token *oidc.IDToken) (Caller, error) {
 
 // discover returns the verifier of the provider's tokens, asking the provider
 // for its addresses the first time.
-func (v *Verifier) discover(ctx context.Context) (*oidc.IDTokenVerifier, error) {
+func (v *Verifier) discover(ctx context.Context) (*oidc.IDTokenVerifier, *keySet, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.tokens != nil {
-		return v.tokens, nil
+		return v.tokens, v.keys, nil
 	}
 	if time.Now().Before(v.nextTry) {
-		return nil, v.lastError
+		return nil, nil, v.lastError
 	}
 	provider, err := oidc.NewProvider(v.providerContext(ctx), v.config.Issuer)
 	if err != nil {
 		v.lastError = fmt.Errorf("discover the identity provider: %w", err)
 		v.nextTry = time.Now().Add(discoveryInterval)
-		return nil, v.lastError
+		return nil, nil, v.lastError
 	}
 	var addresses struct {
 		Keys string `json:"jwks_uri"`
 	}
 	if err := provider.Claims(&addresses); err != nil {
-		return nil, fmt.Errorf("read the identity provider's addresses: %w", err)
+		return nil, nil, fmt.Errorf("read the identity provider's addresses: %w", err)
 	}
-	v.tokens = v.tokensWith(ctx, addresses.Keys)
-	return v.tokens, nil
-}
-
-// keySet notes in the context's outage when the keys could not be had, because
-// the library flattens that error into text.
-type keySet struct{ remote *oidc.RemoteKeySet }
-
-type outageKey struct{}
-
-// VerifySignature implements oidc.KeySet.
-func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	payload, err := k.remote.VerifySignature(ctx, token)
-	if _, unreachable := errors.AsType[*url.Error](err); unreachable || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		if outage, ok := ctx.Value(outageKey{}).(*error); ok {
-			*outage = err
-		}
-	}
-	return payload, err
+	v.readKeysFrom(ctx, addresses.Keys)
+	return v.tokens, v.keys, nil
 }
 
 func (v *Verifier) remembered(key [sha256.Size]byte) (Caller, bool) {
@@ -245,9 +241,6 @@ func (v *Verifier) remembered(key [sha256.Size]byte) (Caller, bool) {
 }
 
 func (v *Verifier) remember(key [sha256.Size]byte, entry verified) {
-	if latest := time.Now().Add(cacheTime); entry.until.After(latest) {
-		entry.until = latest
-	}
 	v.cacheMu.Lock()
 	defer v.cacheMu.Unlock()
 	if len(v.cache) >= cacheSize {
@@ -256,61 +249,9 @@ func (v *Verifier) remember(key [sha256.Size]byte, entry verified) {
 	v.cache[key] = entry
 }
 
-// throttle is an HTTP transport that fetches the same address at most once in
-// an interval and otherwise repeats the last answer.
-type throttle struct {
-	interval time.Duration
-
-	mu   sync.Mutex // held during a fetch, so that others wait for its answer
-	last map[string]*fetched
-}
-
-type fetched struct {
-	at     time.Time
-	status int
-	header http.Header
-	body   []byte
-}
-
-// errProvider is an answer of the provider that is of no use.
-var errProvider = errors.New("the identity provider failed")
-
-// maxAnswer bounds what is read of the provider's answer, in bytes.
-const maxAnswer = 1 << 20
-
-// RoundTrip implements http.RoundTripper. Failures are not repeated.
-func (t *throttle) RoundTrip(request *http.Request) (*http.Response, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	address := request.URL.String()
-	last := t.last[address]
-	if last == nil || time.Since(last.at) >= t.interval {
-		var err error
-		if last, err = fetch(request); err != nil {
-			return nil, err
-		}
-		t.last[address] = last
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
 	}
-	return &http.Response{
-		Status: http.StatusText(last.status), StatusCode: last.status,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: last.header.Clone(), ContentLength: int64(len(last.body)),
-		Body: io.NopCloser(bytes.NewReader(last.body)), Request: request,
-	}, nil
-}
-
-func fetch(request *http.Request) (_ *fetched, err error) {
-	response, err := http.DefaultTransport.RoundTrip(request)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, response.Body.Close()) }()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return nil, fmt.Errorf("read the provider's answer: %w", err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s", errProvider, response.Status)
-	}
-	return &fetched{at: time.Now(), status: response.StatusCode, header: response.Header, body: body}, nil
+	return b
 }

@@ -52,6 +52,7 @@ type Mail struct {
 	Recipient personal.Text
 	Template  string
 	EventID   string
+	Subject   string // whose the mail is; no part of its identity
 }
 
 // Claim is the result of asking for a mail.
@@ -79,8 +80,8 @@ func (s *Store) Claim(ctx context.Context, m Mail) (Claim, error) {
 	hash := s.hash(normalize(m.Recipient))
 	var c Claim
 	err := s.pool.QueryRow(ctx, `
-		insert into delivery as d (recipient_hash, template, event_id, state, attempts, message_id)
-		values ($1, $2, $3, 'sending', 1, $4)
+		insert into delivery as d (recipient_hash, template, event_id, state, attempts, message_id, subject_hash)
+		values ($1, $2, $3, 'sending', 1, $4, $6)
 		on conflict (recipient_hash, template, event_id) do update set
 			state = case d.state when 'failed' then 'sending' else 'unknown' end,
 			attempts = case d.state when 'failed' then d.attempts + 1 else d.attempts end,
@@ -88,7 +89,7 @@ func (s *Store) Claim(ctx context.Context, m Mail) (Claim, error) {
 			updated_at = now()
 		where d.state = 'failed' or (d.state = 'sending' and d.updated_at < now() - $5::interval)
 		returning state, attempts, message_id`,
-		hash, m.Template, m.EventID, s.messageID(m), lease).Scan(&c.State, &c.Attempt, &c.MessageID)
+		hash, m.Template, m.EventID, s.messageID(m), lease, s.subjectHash(m.Subject)).Scan(&c.State, &c.Attempt, &c.MessageID)
 	if !errors.Is(err, pgx.ErrNoRows) {
 		if err != nil {
 			return Claim{}, fmt.Errorf("claim mail: %w", err)
@@ -132,12 +133,12 @@ func (s *Store) Suppress(ctx context.Context, m Mail) (State, error) {
 	// A mail that was refused so far has gone to nobody; it is not wanted any more.
 	// The update without effect makes the statement return the row.
 	err := s.pool.QueryRow(ctx, `
-		insert into delivery as d (recipient_hash, template, event_id, state, attempts, message_id)
-		values ($1, $2, $3, 'suppressed', 0, $4)
+		insert into delivery as d (recipient_hash, template, event_id, state, attempts, message_id, subject_hash)
+		values ($1, $2, $3, 'suppressed', 0, $4, $5)
 		on conflict (recipient_hash, template, event_id) do update set
 			state = case d.state when 'failed' then 'suppressed' else d.state end
 		returning state`,
-		s.hash(normalize(m.Recipient)), m.Template, m.EventID, s.messageID(m)).Scan(&state)
+		s.hash(normalize(m.Recipient)), m.Template, m.EventID, s.messageID(m), s.subjectHash(m.Subject)).Scan(&state)
 	if err != nil {
 		return "", fmt.Errorf("suppress mail: %w", err)
 	}

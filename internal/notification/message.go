@@ -7,6 +7,7 @@ import (
 	htmltemplate "html/template"
 	"strings"
 	texttemplate "text/template"
+	"time"
 
 	"bookworm/internal/money"
 )
@@ -19,8 +20,18 @@ const (
 	OrderExpired   = "order_expired"
 )
 
-// Templates lists every template.
-var Templates = []string{OrderConfirmed, OrderCancelled, PaymentFailed, OrderExpired}
+// The templates of notices about a person's data. They are sent whatever mails the
+// person wants: the law asks for them.
+const (
+	ExportReady = "export_ready"
+	ErasureDone = "erasure_done"
+)
+
+// Templates lists every template of a mail about an order, Notices every other.
+var (
+	Templates = []string{OrderConfirmed, OrderCancelled, PaymentFailed, OrderExpired}
+	Notices   = []string{ExportReady, ErasureDone}
+)
 
 // ErrTemplate is returned for a template that does not exist.
 var ErrTemplate = errors.New("unknown mail template")
@@ -41,6 +52,14 @@ type Line struct {
 	UnitPrice, LineTotal money.Money
 }
 
+// Notice is what a mail says of a person's request for their data.
+type Notice struct {
+	ID        string // the request's
+	Name      string // of the recipient; may be empty
+	Proof     string // of what was done
+	ExpiresAt time.Time
+}
+
 // Message is a written mail.
 type Message struct{ Subject, Text, HTML string }
 
@@ -54,38 +73,54 @@ type wording struct {
 	page *htmltemplate.Template
 }
 
-var wordings = parse()
+var (
+	orderWordings  = parse("order", Templates)
+	noticeWordings = parse("notice", Notices)
+)
 
-func parse() map[string]wording {
-	functions := map[string]any{"because": because, "printable": printable}
+// parse reads the templates of mails about one kind of thing.
+func parse(kind string, names []string) map[string]wording {
+	functions := map[string]any{"because": because, "printable": printable, "day": day}
 	parsed := make(map[string]wording)
-	for _, name := range Templates {
+	for _, name := range names {
 		file := "templates/" + name + ".tmpl"
 		parsed[name] = wording{
-			text: texttemplate.Must(texttemplate.New("layout.txt").Funcs(functions).ParseFS(templates, "templates/layout.txt", file)),
-			page: htmltemplate.Must(htmltemplate.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", file)),
+			text: texttemplate.Must(texttemplate.New("layout.txt").Funcs(functions).
+				ParseFS(templates, "templates/layout.txt", "templates/"+kind+".txt", file)),
+			page: htmltemplate.Must(htmltemplate.New("layout.html").Funcs(functions).
+				ParseFS(templates, "templates/layout.html", "templates/"+kind+".html", file)),
 		}
 	}
 	return parsed
 }
 
-// Write writes the mail. Errors: ErrTemplate.
-func Write(template string, o Order) (Message, error) {
+// Write writes a mail about an order. Errors: ErrTemplate.
+func Write(template string, o Order) (Message, error) { return write(orderWordings, template, o) }
+
+// WriteNotice writes a mail about a person's data. Errors: ErrTemplate.
+func WriteNotice(template string, n Notice) (Message, error) {
+	return write(noticeWordings, template, n)
+}
+
+func write(wordings map[string]wording, template string, about any) (Message, error) {
 	w, ok := wordings[template]
 	if !ok {
 		return Message{}, fmt.Errorf("write mail %q: %w", template, ErrTemplate)
 	}
 	var subject, text, page strings.Builder
 	err := errors.Join(
-		w.text.ExecuteTemplate(&subject, "subject", o),
-		w.text.Execute(&text, o),
-		w.page.Execute(&page, o),
+		w.text.ExecuteTemplate(&subject, "subject", about),
+		w.text.Execute(&text, about),
+		w.page.Execute(&page, about),
 	)
 	if err != nil {
 		return Message{}, fmt.Errorf("write mail %q: %w", template, err)
 	}
 	return Message{Subject: strings.TrimSpace(subject.String()), Text: text.String(), HTML: page.String()}, nil
 }
+
+// day returns the day of a time, in words that every reader takes for the same one.
+func day(t time.Time) string { return t.UTC().Format("2 January 2006") }
 
 // reasons are the words for why an order ended. A reason that is not here is not
 // shown: it may have been an operator's own, not meant for the shopper.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/html"
 
@@ -46,6 +47,31 @@ func TestWrite(t *testing.T) {
 			golden(t, template+".txt", "Subject: "+m.Subject+"\n\n"+m.Text)
 			golden(t, template+".html", m.HTML)
 		})
+	}
+}
+
+func TestWriteNotice(t *testing.T) {
+	t.Parallel()
+	notice := notification.Notice{
+		ID: "0198f3c2-7d41-7a35-9c1e-2f6a1b0c9d8e", Name: "Alice <Liddell>", Proof: strings.Repeat("0123456789abcdef", 4),
+		ExpiresAt: time.Date(2026, 12, 31, 23, 59, 0, 0, time.UTC),
+	}
+	for _, template := range notification.Notices {
+		t.Run(template, func(t *testing.T) {
+			t.Parallel()
+			m, err := notification.WriteNotice(template, notice)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, template+".txt", "Subject: "+m.Subject+"\n\n"+m.Text)
+			golden(t, template+".html", m.HTML)
+			if strings.Contains(m.HTML, "<Liddell>") || !strings.Contains(m.Text, notice.Proof) {
+				t.Errorf("got %s\n%s", m.HTML, m.Text)
+			}
+		})
+	}
+	if _, err := notification.WriteNotice(notification.OrderConfirmed, notice); !errors.Is(err, notification.ErrTemplate) {
+		t.Errorf("a mail about an order as a notice: %v", err)
 	}
 }
 

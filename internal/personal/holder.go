@@ -1,6 +1,10 @@
 package personal
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+)
 
 // Holder is a context's share of what people may ask of their own data. Every
 // context that has data of people has one.
@@ -29,4 +33,19 @@ type Erasure struct {
 	Kept       int64    // records that stay under the pseudonym
 	Note       string   // why they stay
 	WaitingFor []string // what must end first; nothing was changed then
+}
+
+// Records returns values in the form of a Section's records: as their JSON reads.
+func Records[T any](values ...T) ([]map[string]any, error) {
+	records := make([]map[string]any, len(values))
+	for i, value := range values {
+		raw, err := json.Marshal(value)
+		if err == nil {
+			err = json.Unmarshal(raw, &records[i])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make a record of %T: %w", value, err)
+		}
+	}
+	return records, nil
 }

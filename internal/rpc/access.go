@@ -2,11 +2,13 @@ package rpc
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
@@ -18,13 +20,52 @@ type Verifier interface {
 	Verify(ctx context.Context, rawToken string) (identity.Caller, error)
 }
 
+// RuleOf returns a procedure's access rule; nil when it states none.
+func RuleOf(method protoreflect.MethodDescriptor) *accessv1.Rule {
+	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
+	return rule
+}
+
 // RolesOf returns the roles that may call a procedure; none when it has no rule.
-func RolesOf(method protoreflect.MethodDescriptor) []accessv1.Role {
-	rule, ok := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
-	if !ok {
-		return nil
+func RolesOf(method protoreflect.MethodDescriptor) []accessv1.Role { return RuleOf(method).GetRoles() }
+
+// Reaches reports whether the call being served may reach what belongs to the
+// subject: always where that is the caller, and as staff where the procedure's
+// ownership is OWNERSHIP_CALLER_OR_STAFF and the caller has one of its roles that is
+// not a customer's. What it does not reach must look as if it did not exist.
+func Reaches(ctx context.Context, owner string) bool {
+	caller := identity.FromContext(ctx)
+	if caller.Anonymous() {
+		return false
 	}
-	return rule.GetRoles()
+	if caller.Subject == owner {
+		return true
+	}
+	call, ok := connect.CallInfoForServerContext(ctx)
+	if !ok {
+		return false
+	}
+	method, ok := call.Spec.Schema.(protoreflect.MethodDescriptor)
+	if !ok || RuleOf(method).GetOwnership() != accessv1.Ownership_OWNERSHIP_CALLER_OR_STAFF {
+		return false
+	}
+	return slices.ContainsFunc(RolesOf(method), func(role accessv1.Role) bool {
+		return role != accessv1.Role_ROLE_CUSTOMER && caller.Has(role)
+	})
+}
+
+// LimitOf returns the class of calls that a procedure is counted with, never
+// LIMIT_UNSPECIFIED.
+func LimitOf(method protoreflect.MethodDescriptor) accessv1.Limit {
+	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
+	if class := rule.GetLimit(); class != accessv1.Limit_LIMIT_UNSPECIFIED {
+		return class
+	}
+	options, _ := method.Options().(*descriptorpb.MethodOptions)
+	if options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS {
+		return accessv1.Limit_LIMIT_BROWSE
+	}
+	return accessv1.Limit_LIMIT_WRITE
 }
 
 // Authenticate returns the caller that an Authorization header names; the
@@ -33,12 +74,21 @@ func Authenticate(ctx context.Context, verifier Verifier, authorization string) 
 	if authorization == "" {
 		return identity.Caller{}, nil
 	}
+	token, err := bearer(authorization)
+	if err != nil {
+		return identity.Caller{}, err
+	}
+	return verifier.Verify(ctx, token)
+}
+
+// bearer returns the access token of an Authorization header.
+func bearer(authorization string) (string, error) {
 	scheme, token, _ := strings.Cut(authorization, " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return identity.Caller{}, fault.New(fault.ReasonTokenInvalid, "The Authorization header carries no bearer token.")
+		return "", fault.New(fault.ReasonTokenInvalid, "The Authorization header carries no bearer token.")
 	}
-	return verifier.Verify(ctx, token)
+	return token, nil
 }
 
 // Authorize says whether the caller may call the procedure: nil, TOKEN_MISSING

@@ -23,11 +23,18 @@ import (
 type ClientOptions struct {
 	// BaseURL is the service's address, for example http://127.0.0.1:8081.
 	BaseURL string
-	// Tokens is the service's own credential. Nil: calls carry the token of the
-	// call being served, so the other service sees the same person.
+	// Tokens is the service's own credential, for calls that the service makes for
+	// itself.
 	Tokens oauth2.TokenSource
+	// OnBehalf, where Tokens is nil, turns the access token of the call being served
+	// into the one to send (identity.Exchanger), so that the other service sees the
+	// same person. Calls served without a token stay anonymous, and without either
+	// all calls do.
+	OnBehalf func(ctx context.Context, token string) (string, error)
 	// HTTPClient replaces the default, which speaks HTTP/2 without TLS.
 	HTTPClient *http.Client
+	// Breaker stands before the default HTTPClient. Nil: every call is tried.
+	Breaker *Breaker
 	// TracerProvider and MeterProvider; nil: the global ones.
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
@@ -46,14 +53,18 @@ type ClientOptions struct {
 // show as errors of the calls.
 func NewClient(options ClientOptions) *connect.Client {
 	if options.HTTPClient == nil {
-		options.HTTPClient = &http.Client{Transport: Transport()}
+		var transport http.RoundTripper = Transport()
+		if options.Breaker != nil {
+			transport = options.Breaker.Transport(transport)
+		}
+		options.HTTPClient = &http.Client{Transport: transport}
 	}
 	tracing, err := otelconnect.NewClientInterceptor(telemetryOptions(options.TracerProvider, options.MeterProvider)...)
 	if err != nil {
 		tracing = failing(fmt.Errorf("make the client's telemetry: %w", err))
 	}
 	transport := connecthttp.NewTransport(options.HTTPClient, options.BaseURL)
-	return connect.NewClient(transport, decoding(options.Tokens != nil), tracing, credential(options.Tokens))
+	return connect.NewClient(transport, decoding(options.Tokens != nil), tracing, credential(options))
 }
 
 func failing(err error) connect.ClientInterceptor {
@@ -78,24 +89,46 @@ func Transport() *http.Transport {
 }
 
 // credential sends an access token with each call.
-func credential(tokens oauth2.TokenSource) connect.ClientInterceptor {
+func credential(options ClientOptions) connect.ClientInterceptor {
 	return func(next connect.ClientFunc) connect.ClientFunc {
 		return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
-			authorization := Header(ctx, "Authorization")
-			if tokens != nil {
-				token, err := tokens.Token()
-				if err != nil {
-					return nil, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").
-						WithCause(fmt.Errorf("fetch the service's token: %w", err))
-				}
-				authorization = "Bearer " + token.AccessToken
+			token, err := accessToken(ctx, options)
+			if err != nil {
+				return nil, err
 			}
-			if info, ok := connect.CallInfoForClientContext(ctx); ok && authorization != "" {
-				info.RequestHeader().Set("Authorization", authorization)
+			if info, ok := connect.CallInfoForClientContext(ctx); ok {
+				info.RequestHeader().Delete("Authorization")
+				if token != "" {
+					info.RequestHeader().Set("Authorization", "Bearer "+token)
+				}
 			}
 			return next(ctx, spec)
 		}
 	}
+}
+
+// accessToken returns what a call carries, "" for nothing.
+func accessToken(ctx context.Context, options ClientOptions) (string, error) {
+	if options.Tokens != nil {
+		token, err := options.Tokens.Token()
+		if err != nil {
+			return "", fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").
+				WithCause(fmt.Errorf("fetch the service's token: %w", err))
+		}
+		return token.AccessToken, nil
+	}
+	authorization := Header(ctx, "Authorization")
+	if info, ok := connect.CallInfoForClientContext(ctx); ok && authorization == "" {
+		authorization = info.RequestHeader().Get("Authorization") // of a request that is no call, such as MCP's
+	}
+	if authorization == "" || options.OnBehalf == nil {
+		return "", nil
+	}
+	token, err := bearer(authorization)
+	if err != nil {
+		return "", err
+	}
+	return options.OnBehalf(ctx, token)
 }
 
 // decoding turns remote errors into faults.

@@ -30,6 +30,8 @@ import (
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
+	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
+	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
 	"bookworm/internal/identity"
 	"bookworm/internal/identity/identitytest"
 	"bookworm/internal/rpc"
@@ -42,6 +44,7 @@ const aBook = "01890a5d-ac96-774b-bcce-b302099a8057"
 type service struct {
 	basketv1connect.UnimplementedBasketServiceHandler
 	catalogv1connect.UnimplementedCatalogServiceHandler
+	orderingv1connect.UnimplementedOrderServiceHandler
 	getBook   func(context.Context, *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error)
 	getBasket func(context.Context) (*basketv1.GetBasketResponse, error)
 }
@@ -52,6 +55,14 @@ func (s *service) GetBook(ctx context.Context, request *catalogv1.GetBookRequest
 
 func (s *service) GetBasket(ctx context.Context, _ *basketv1.GetBasketRequest) (*basketv1.GetBasketResponse, error) {
 	return s.getBasket(ctx)
+}
+
+// GetOrder answers an order whose id is its owner, if the caller reaches it.
+func (s *service) GetOrder(ctx context.Context, request *orderingv1.GetOrderRequest) (*orderingv1.GetOrderResponse, error) {
+	if !rpc.Reaches(ctx, request.GetId()) {
+		return nil, fault.New(fault.ReasonOrderNotFound, "order %s does not exist", request.GetId())
+	}
+	return &orderingv1.GetOrderResponse{}, nil
 }
 
 // bundle is a server over real HTTP and what a test needs of it.
@@ -108,6 +119,7 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 	}
 	catalogv1connect.RegisterCatalogServiceHandler(server, b.service)
 	basketv1connect.RegisterBasketServiceHandler(server, b.service)
+	orderingv1connect.RegisterOrderServiceHandler(server, b.service)
 	b.url = serve(t, rpc.Handler(server))
 	return b
 }
@@ -456,20 +468,40 @@ func TestCancellationReachesTheHandler(t *testing.T) {
 func TestClientCredentials(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	var seen string
+	var seen identity.Caller
 	b.service.getBasket = func(ctx context.Context) (*basketv1.GetBasketResponse, error) {
-		seen = identity.FromContext(ctx).Subject
+		seen = identity.FromContext(ctx)
 		return &basketv1.GetBasketResponse{}, nil
 	}
-	// The token of the person being served goes along.
+	// The person being served goes along, and who calls for them.
+	exchanger := identity.NewExchanger(identity.ServiceConfig{TokenURL: b.provider.Issuer + "/token", ClientID: "bookworm-catalog", ClientSecret: identitytest.Secret})
+	behalf := basketv1connect.NewBasketServiceClient(rpc.NewClient(rpc.ClientOptions{BaseURL: b.url, OnBehalf: exchanger.Exchange}))
+	b.service.getBook = func(ctx context.Context, _ *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error) {
+		_, err := behalf.GetBasket(ctx, &basketv1.GetBasketRequest{})
+		return &catalogv1.GetBookResponse{}, err
+	}
+	alice := "Bearer " + b.provider.Token("alice", "customer")
+	if status, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); status != http.StatusOK || seen.Subject != "alice" || seen.Client != "bookworm-catalog" {
+		t.Errorf("got %d %v, seen %v", status, answer, seen)
+	}
+	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`); reason(t, answer) != "TOKEN_MISSING" {
+		t.Errorf("got %v", answer)
+	}
+	// While the provider is away only who is known is served.
+	b.provider.SetDown(true)
+	if status, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); status != http.StatusOK {
+		t.Errorf("while the provider is away: got %d %v", status, answer)
+	}
+	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", "Bearer "+b.provider.Token("bob", "customer")); reason(t, answer) != "UNAVAILABLE" {
+		t.Errorf("while the provider is away: got %v", answer)
+	}
+	b.provider.SetDown(false)
+	// Without a credential nobody goes along, whoever is served.
 	b.service.getBook = func(ctx context.Context, _ *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error) {
 		_, err := b.basket("").GetBasket(ctx, &basketv1.GetBasketRequest{})
 		return &catalogv1.GetBookResponse{}, err
 	}
-	if status, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", "Bearer "+b.provider.Token("alice", "customer")); status != http.StatusOK || seen != "alice" {
-		t.Errorf("got %d %v, seen %q", status, answer, seen)
-	}
-	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`); reason(t, answer) != "TOKEN_MISSING" {
+	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); reason(t, answer) != "TOKEN_MISSING" {
 		t.Errorf("got %v", answer)
 	}
 	// A service's own credential that is refused is not the shopper's fault.
@@ -550,7 +582,7 @@ func TestReflectionListsTheServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(names); got != "[bookworm.basket.v1.BasketService bookworm.catalog.v1.CatalogService]" {
+	if got := fmt.Sprint(names); got != "[bookworm.basket.v1.BasketService bookworm.catalog.v1.CatalogService bookworm.ordering.v1.OrderService]" {
 		t.Errorf("got %s", got)
 	}
 }
@@ -615,5 +647,41 @@ func TestServeDrains(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestA1_StaffReachesWhatTheRuleSays(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const owner, getOrder = aBook, "/bookworm.ordering.v1.OrderService/GetOrder"
+	b.service.getBasket = func(ctx context.Context) (*basketv1.GetBasketResponse, error) {
+		if rpc.Reaches(ctx, owner) {
+			return nil, fault.New(fault.ReasonBasketEmpty, "reached")
+		}
+		return &basketv1.GetBasketResponse{}, nil
+	}
+	for name, test := range map[string]struct {
+		token          string
+		orders, basket bool // reached
+	}{
+		"owner":              {b.provider.Token(owner, "customer"), true, true},
+		"another customer":   {b.provider.Token("bob", "customer"), false, false},
+		"support":            {b.provider.Token("sam", "support"), true, false},
+		"admin":              {b.provider.Token("ops", "admin"), true, false},
+		"admin and customer": {b.provider.Token("ops", "admin", "customer"), true, false}, // a basket is nobody's business
+		"reporter":           {b.provider.Token("rita", "reporter", "customer"), false, false},
+		"service":            {b.provider.Token("checkout", "service", "customer"), false, false},
+	} {
+		_, _, answer := b.post(t, getOrder, `{"id":"`+owner+`"}`, "Authorization", "Bearer "+test.token)
+		if got := reason(t, answer); (got == "") != test.orders || got != "" && got != "ORDER_NOT_FOUND" {
+			t.Errorf("%s asking for the order: %v", name, answer)
+		}
+		_, _, answer = b.post(t, getBasket, `{}`, "Authorization", "Bearer "+test.token)
+		if got := reason(t, answer); (got == "BASKET_EMPTY") != test.basket {
+			t.Errorf("%s asking for the basket: %v", name, answer)
+		}
+	}
+	if rpc.Reaches(t.Context(), "") || rpc.Reaches(identity.WithCaller(t.Context(), identity.Caller{}), "") {
+		t.Error("nobody reaches what is nobody's")
 	}
 }

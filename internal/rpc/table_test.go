@@ -13,6 +13,7 @@ import (
 	"bookworm/internal/fault"
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	_ "bookworm/internal/gen/bookworm/chat/v1"
+	_ "bookworm/internal/gen/bookworm/compliance/v1"
 	_ "bookworm/internal/gen/bookworm/finance/v1"
 	_ "bookworm/internal/gen/bookworm/notification/v1"
 	_ "bookworm/internal/gen/bookworm/ordering/v1"
@@ -55,6 +56,40 @@ func TestA2_EveryProcedureHasRule(t *testing.T) {
 	}
 	if len(contexts) != 8 {
 		t.Errorf("walked %d contexts, not eight", len(contexts))
+	}
+}
+
+func TestA1_OwnershipFitsTheRoles(t *testing.T) {
+	t.Parallel()
+	const anonymous, customer, service = accessv1.Role_ROLE_ANONYMOUS, accessv1.Role_ROLE_CUSTOMER, accessv1.Role_ROLE_SERVICE
+	kinds := make(map[accessv1.Ownership]int)
+	for _, method := range methods() {
+		rule := rpc.RuleOf(method)
+		roles, ownership := rule.GetRoles(), rule.GetOwnership()
+		kinds[ownership]++
+		if slices.Contains(roles, anonymous) && (len(roles) > 1 || ownership != accessv1.Ownership_OWNERSHIP_UNSPECIFIED) {
+			t.Errorf("%s is for anyone, who owns nothing, and says more: %v", method.FullName(), rule)
+		}
+		if slices.Contains(roles, service) && (ownership != accessv1.Ownership_OWNERSHIP_UNSPECIFIED || rule.GetLimit() != accessv1.Limit_LIMIT_UNSPECIFIED) {
+			t.Errorf("%s is for services, which own nothing and are not limited: %v", method.FullName(), rule)
+		}
+		switch ownership {
+		case accessv1.Ownership_OWNERSHIP_UNSPECIFIED: // the shop's
+		case accessv1.Ownership_OWNERSHIP_CALLER:
+			// Staff would find only their own, and take that for all there is.
+			if !slices.Equal(roles, []accessv1.Role{customer}) {
+				t.Errorf("%s reaches what is the caller's own, so it is for customers alone: %v", method.FullName(), rule)
+			}
+		case accessv1.Ownership_OWNERSHIP_CALLER_OR_STAFF:
+			if !slices.Contains(roles, customer) || len(roles) < 2 {
+				t.Errorf("%s tells customers and staff apart, so it needs both: %v", method.FullName(), rule)
+			}
+		}
+	}
+	for number, name := range accessv1.Ownership_name {
+		if kinds[accessv1.Ownership(number)] == 0 {
+			t.Errorf("no procedure has %s", name)
+		}
 	}
 }
 

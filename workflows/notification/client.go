@@ -22,13 +22,17 @@ type Starter struct{ Client client.Client }
 // but tell its parent when it has started and when it has ended: six writes more
 // at the server for every order.
 func (s *Starter) StartNotification(ctx context.Context, m Mail) error {
+	attributes := []temporal.SearchAttributeUpdate{process.Customer.ValueSet(m.Subject)}
+	if m.OrderID != "" {
+		attributes = append(attributes, process.OrderID.ValueSet(m.OrderID))
+	}
 	_, err := s.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID:        WorkflowID(m.OrderID, m.Template),
+		ID:        WorkflowID(m.About(), m.Template),
 		TaskQueue: activities.TaskQueue,
 		// The client takes the answer that it is there already for success.
 		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
 		StaticSummary:         m.Template + " mail",
-		TypedSearchAttributes: temporal.NewSearchAttributes(process.OrderID.ValueSet(m.OrderID), process.Customer.ValueSet(m.Subject)),
+		TypedSearchAttributes: temporal.NewSearchAttributes(attributes...),
 	}, Name, m)
 	if err != nil {
 		return fmt.Errorf("start notification: %w", err)

@@ -1,5 +1,6 @@
 // Package notification is the process that tells a shopper of an event of their
-// order by mail. It is started by checkout and lives on its own.
+// order, or of what became of a request for their data, by mail. It is started by
+// those processes and lives on its own.
 package notification
 
 import (
@@ -7,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -28,11 +30,15 @@ const (
 	OrderCancelled = notification.OrderCancelled
 	PaymentFailed  = notification.PaymentFailed
 	OrderExpired   = notification.OrderExpired
+	ExportReady    = notification.ExportReady
+	ErasureDone    = notification.ErasureDone
 )
 
 type (
 	// Mail is what to tell.
-	Mail = activities.OrderMail
+	Mail = activities.Mail
+	// Request is a request for a person's data in a Mail.
+	Request = activities.Request
 	// Line is a book in a Mail.
 	Line = activities.Line
 	// Result is what became of a Mail.
@@ -42,9 +48,10 @@ type (
 // giveUp is how long a relay that is down, or that puts us off, is tried.
 const giveUp = 72 * time.Hour
 
-// WorkflowID is the id of the process that sends one mail about one order.
-func WorkflowID(orderID, template string) string {
-	return "notification/" + orderID + "/" + template
+// WorkflowID is the id of the process that sends one mail about one order, or one
+// request for a person's data.
+func WorkflowID(about, template string) string {
+	return "notification/" + about + "/" + template
 }
 
 // activity names the activities by type; its methods are never called here.
@@ -122,7 +129,7 @@ func park(ctx workflow.Context, m Mail, orders workflow.ReceiveChannel, why stri
 	// An order given before anybody could know why the mail is parked is not one.
 	for orders.ReceiveAsync(nil) {
 	}
-	workflow.GetLogger(ctx).Warn("mail is parked", "order_id", m.OrderID, "template", m.Template, "problem", why)
+	workflow.GetLogger(ctx).Warn("mail is parked", "about", m.About(), "template", m.Template, "problem", why)
 	show(ctx, m, "parked", why+
 		"\n\nSignal `"+RetrySignal+"` to send it, or cancel this workflow to leave it at that.")
 	if err := step(ctx, "mail is parked"); err != nil {
@@ -150,9 +157,27 @@ func step(ctx workflow.Context, s string) error {
 
 // show puts the mail's state where operators look first.
 func show(ctx workflow.Context, m Mail, state, more string) {
-	details := fmt.Sprintf("**%s** of order `%s`: %s", m.Template, m.OrderID, state)
+	what := "order"
+	if m.Request != nil {
+		what = "request"
+	}
+	details := fmt.Sprintf("**%s** of %s `%s`: %s", m.Template, what, m.About(), state)
 	if more != "" {
 		details += "\n\n" + more
 	}
 	workflow.SetCurrentDetails(ctx, details)
+}
+
+// Send begins to send a mail as a child of the calling process, which may wait for
+// it. It goes on when its parent ends. The mail that is on its way already is
+// another's child, and an error of the future.
+func Send(ctx workflow.Context, m Mail) workflow.ChildWorkflowFuture {
+	return workflow.ExecuteChildWorkflow(workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:            WorkflowID(m.About(), m.Template),
+		TaskQueue:             activities.TaskQueue,
+		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_ABANDON,
+		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+		StaticSummary:         m.Template + " mail",
+		TypedSearchAttributes: temporal.NewSearchAttributes(process.Customer.ValueSet(m.Subject)),
+	}), Name, m)
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	catalogactivities "bookworm/activities/catalog"
+	complianceactivities "bookworm/activities/compliance"
 	financeactivities "bookworm/activities/finance"
 	notificationactivities "bookworm/activities/notification"
 	orderingactivities "bookworm/activities/ordering"
@@ -45,12 +46,12 @@ import (
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
 	"bookworm/internal/gen/bookworm/chat/v1/chatv1connect"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
 	"bookworm/internal/gen/bookworm/rating/v1/ratingv1connect"
 	"bookworm/internal/mail"
 	"bookworm/internal/notification"
 	"bookworm/internal/ordering"
-	"bookworm/internal/personal"
 	"bookworm/internal/postgres"
 	"bookworm/internal/process"
 	"bookworm/internal/rating"
@@ -60,6 +61,7 @@ import (
 	"bookworm/internal/temporal"
 	"bookworm/workers"
 	"bookworm/workflows/reindex"
+	"bookworm/workflows/retention"
 )
 
 // sweepInterval is how often holds of orders whose process died are released.
@@ -206,20 +208,19 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "QDRANT_ADDRESS", "OPENAI_BASE_URL", "ORDERING_URL", "RATING_URL", "COMPLIANCE_URL",
 			"TOKEN_URL", "CLIENT_SECRET",
 		}, registerCatalog},
-		"basket": {[]string{"REDIS_URL", "CATALOG_URL"}, registerBasket},
-		"ordering": {[]string{
-			"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
-			"PERSONAL_DATA_KEY",
-		}, registerOrdering},
+		"basket":   {[]string{"REDIS_URL", "CATALOG_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerBasket},
+		"ordering": {append([]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "CATALOG_URL", "BASKET_URL"}, sealerNeeds...), registerOrdering},
 		"finance": {[]string{
 			"DATABASE_URL", "TEMPORAL_ADDRESS", "STRIPE_WEBHOOK_SECRET", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerFinance},
 		"notification": {[]string{"DATABASE_URL", "PERSONAL_DATA_KEY"}, registerNotification},
 		"rating":       {[]string{"DATABASE_URL", "TEMPORAL_ADDRESS", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerRating},
 		"chat": {[]string{
-			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL",
+			"DATABASE_URL", "OPENAI_BASE_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "RATING_URL", "CHAT_URL", "TOKEN_URL", "CLIENT_SECRET",
 		}, registerChat},
-		"compliance": {[]string{"DATABASE_URL", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}, registerCompliance},
+		"compliance": {[]string{
+			"DATABASE_URL", "TEMPORAL_ADDRESS", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET", "PERSONAL_DATA_KEY",
+		}, registerCompliance},
 	}
 	needs := []string{"ISSUER_URL"}
 	for _, name := range contexts {
@@ -245,6 +246,9 @@ func API(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []str
 		if err := serve[name].register(p, server, mux); err != nil {
 			return errors.Join(fmt.Errorf("serve %s: %w", name, err), listener.Close())
 		}
+	}
+	if len(p.holders) > 0 {
+		complianceapi.RegisterHolders(server, p.holders)
 	}
 	mux.Handle("/", rpc.Handler(server))
 	return p.serve(mux, listener)
@@ -282,8 +286,9 @@ func registerBasket(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	}
 	p.onClose(db.Close)
 	p.checks["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
-	// Books are public, so no token goes along.
-	basketapi.Register(server, basket.NewStore(db), catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
+	store := basket.NewStore(db)
+	p.holders["basket"] = basket.Personal{Baskets: store}
+	basketapi.Register(server, store, catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)))
 	return nil
 }
 
@@ -296,12 +301,14 @@ func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error 
 	if err != nil {
 		return err
 	}
-	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	sealer, err := p.sealer()
 	if err != nil {
 		return err
 	}
+	store := ordering.NewStore(db)
+	p.holders["ordering"] = &ordering.Personal{Orders: store, Open: sealer.Open}
 	orderingapi.Register(server, orderingapi.Deps{
-		Orders: ordering.NewStore(db), Temporal: temporalClient, Sealer: sealer,
+		Orders: store, Temporal: temporalClient, Sealer: sealer,
 		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
 		Books:   catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)),
 
@@ -320,6 +327,7 @@ func registerFinance(p *parts, server *connect.Server, mux *http.ServeMux) error
 		return err
 	}
 	store := finance.NewStore(db)
+	p.holders["finance"] = finance.Personal{Payments: store}
 	financeapi.Register(server, store)
 	mux.Handle("POST "+financeapi.WebhookPath, &financeapi.Webhook{
 		Store: store, Temporal: temporalClient, Secret: p.config.StripeWebhookSecret, Logger: p.tel.Logger,
@@ -332,6 +340,7 @@ func registerNotification(p *parts, server *connect.Server, _ *http.ServeMux) er
 	if err != nil {
 		return err
 	}
+	p.holders["notification"] = notification.Personal{Store: store}
 	notificationapi.Register(server, store)
 	return nil
 }
@@ -345,7 +354,9 @@ func registerRating(p *parts, server *connect.Server, _ *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	ratingapi.Register(server, ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient})
+	deps := ratingapi.Deps{Reviews: rating.NewStore(db), Temporal: temporalClient}
+	p.holders["rating"] = ratingapi.Holder(deps)
+	ratingapi.Register(server, deps)
 	return nil
 }
 
@@ -362,12 +373,14 @@ func registerChat(p *parts, server *connect.Server, mux *http.ServeMux) error {
 	if err != nil {
 		return err
 	}
-	// None has a credential of its own: each carries the token of the call that is
-	// served, so a tool can do what its caller may.
+	// None calls for itself: each calls for the caller of the call that is served, so
+	// a tool can do what its caller may.
 	books := catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil))
 	reviews := ratingv1connect.NewRatingServiceClient(p.client(p.config.RatingURL, nil))
+	store := chat.NewStore(db)
+	p.holders["chat"] = chat.Personal{Store: store}
 	deps := chatapi.Deps{
-		Store: chat.NewStore(db), Model: model, Books: books, Reviews: reviews,
+		Store: store, Model: model, Books: books, Reviews: reviews,
 		Orders:  orderingv1connect.NewOrderServiceClient(p.client(p.config.OrderingURL, nil)),
 		Baskets: basketv1connect.NewBasketServiceClient(p.client(p.config.BasketURL, nil)),
 		Limits:  chat.Limits{DayTokens: p.config.ChatDayTokens, InputPrice: p.config.ChatInputPrice, OutputPrice: p.config.ChatOutputPrice},
@@ -396,8 +409,17 @@ func registerCompliance(p *parts, server *connect.Server, _ *http.ServeMux) erro
 	if err != nil {
 		return err
 	}
+	privacy, err := p.privacy()
+	if err != nil {
+		return err
+	}
+	temporalClient, err := p.temporal()
+	if err != nil {
+		return err
+	}
+	p.holders["compliance"] = privacy
 	store := compliance.NewStore(db)
-	complianceapi.Register(server, complianceapi.Deps{Store: store})
+	complianceapi.Register(server, complianceapi.Deps{Store: store, Privacy: privacy, Temporal: temporalClient})
 	p.background(func(ctx context.Context) error {
 		complianceapi.LogAuditHead(ctx, store, headInterval, p.tel.Logger)
 		return nil
@@ -414,9 +436,13 @@ func Worker(ctx context.Context, c Config, tel *telemetry.Telemetry, contexts []
 	}{
 		"catalog":      {[]string{"DATABASE_URL", "QDRANT_ADDRESS", "OPENAI_BASE_URL"}, catalogWorker},
 		"ordering":     {[]string{"DATABASE_URL", "CATALOG_URL", "BASKET_URL", "TOKEN_URL", "CLIENT_SECRET"}, orderingWorker},
-		"finance":      {[]string{"DATABASE_URL", "STRIPE_SECRET_KEY", "PERSONAL_DATA_KEY"}, financeWorker},
-		"notification": {[]string{"DATABASE_URL", "SMTP_URL", "PERSONAL_DATA_KEY"}, notificationWorker},
+		"finance":      {append([]string{"DATABASE_URL", "STRIPE_SECRET_KEY"}, sealerNeeds...), financeWorker},
+		"notification": {append([]string{"DATABASE_URL", "SMTP_URL"}, sealerNeeds...), notificationWorker},
 		"rating":       {[]string{"DATABASE_URL", "CATALOG_URL", "ORDERING_URL", "TOKEN_URL", "CLIENT_SECRET"}, ratingWorker},
+		"compliance": {[]string{
+			"DATABASE_URL", "PERSONAL_DATA_KEY", "TOKEN_URL", "CLIENT_SECRET", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL",
+			"RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
+		}, complianceWorker},
 	}
 	needs := []string{"TEMPORAL_ADDRESS"}
 	for _, name := range contexts {
@@ -477,7 +503,7 @@ func financeWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	sealer, err := p.sealer()
 	if err != nil {
 		return nil, err
 	}
@@ -495,7 +521,7 @@ func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealer, err := personal.NewSealer(p.config.PersonalDataKey)
+	sealer, err := p.sealer()
 	if err != nil {
 		return nil, err
 	}
@@ -528,9 +554,32 @@ func ratingWorker(p *parts, c client.Client) (worker.Worker, error) {
 	}), nil
 }
 
+func complianceWorker(p *parts, c client.Client) (worker.Worker, error) {
+	db, err := p.postgres(compliance.Schema)
+	if err != nil {
+		return nil, err
+	}
+	privacy, err := p.privacy()
+	if err != nil {
+		return nil, err
+	}
+	if err := retention.EnsureSchedule(p.ctx, c); err != nil {
+		return nil, err
+	}
+	holders := make(map[string]compliancev1connect.PersonalDataServiceClient)
+	for name, url := range map[string]string{
+		"basket": p.config.BasketURL, "ordering": p.config.OrderingURL, "finance": p.config.FinanceURL, "rating": p.config.RatingURL,
+		"chat": p.config.ChatURL, "notification": p.config.NotificationURL, "compliance": p.config.ComplianceURL,
+	} {
+		holders[name] = compliancev1connect.NewPersonalDataServiceClient(p.client(url, p.tokens()))
+	}
+	return workers.Compliance(c, &complianceactivities.Activities{Privacy: privacy, Log: compliance.NewStore(db), Holders: holders}), nil
+}
+
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
-	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL")
+	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
+		"REDIS_URL", "LIMIT_KEY")
 	if len(args) > 0 {
 		err = errors.Join(err, fmt.Errorf("gateway takes no argument, not %q", args))
 	}
@@ -547,9 +596,22 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 		"catalog": c.CatalogURL, "basket": c.BasketURL, "ordering": c.OrderingURL, "finance": c.FinanceURL, "notification": c.NotificationURL,
 		"rating": c.RatingURL, "chat": c.ChatURL, "compliance": c.ComplianceURL,
 	}
+	limiter, err := p.limiter()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	breakers, err := p.breakers()
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	door, err := gateway.New(ctx, gateway.Options{
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
-		CORSOrigins: c.CORSOrigins,
+		CORSOrigins: c.CORSOrigins, TrustedProxies: c.TrustedProxies, Breakers: breakers, Limiter: limiter,
+		Limits: gateway.Limits{
+			Browse: c.LimitBrowse, Search: c.LimitSearch, Write: c.LimitWrite, Checkout: c.LimitCheckout, Chat: c.LimitChat,
+			Webhook: c.LimitWebhook, Token: c.LimitToken,
+		},
+		HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the gateway: %w", err), listener.Close())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -26,11 +27,35 @@ type Config struct {
 	// operators; not for the public.
 	MetricsListen string `env:"METRICS_LISTEN" envDefault:":9464"`
 
+	// TLSCertFile and TLSKeyFile are PEM files, as cert-manager mounts them. With them
+	// the process answers by TLS 1.3 only; new files are taken up while it runs.
+	TLSCertFile string `env:"TLS_CERT_FILE"`
+	TLSKeyFile  string `env:"TLS_KEY_FILE"`
+	// MaxConnections bounds the open connections of a process.
+	MaxConnections int `env:"MAX_CONNECTIONS" envDefault:"10000"`
+	// TrustedProxies are the networks (10.0.0.0/8) of the proxies before the gateway,
+	// which are believed when they say in X-Forwarded-For for whom they ask.
+	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES"`
+	// LimitBrowse and so on are how many calls of a class a subject may make in a
+	// minute, or an address without a token. 0: as many as they like.
+	LimitBrowse   int `env:"LIMIT_BROWSE" envDefault:"600"`
+	LimitSearch   int `env:"LIMIT_SEARCH" envDefault:"120"`
+	LimitWrite    int `env:"LIMIT_WRITE" envDefault:"60"`
+	LimitCheckout int `env:"LIMIT_CHECKOUT" envDefault:"20"`
+	LimitChat     int `env:"LIMIT_CHAT" envDefault:"20"`
+	// LimitWebhook is how many reports an address may send in a minute, LimitToken how
+	// many bad tokens.
+	LimitWebhook int `env:"LIMIT_WEBHOOK" envDefault:"6000"`
+	LimitToken   int `env:"LIMIT_TOKEN" envDefault:"60"`
+	// LimitKey hides in Redis who calls: at least 16 characters, the same for all
+	// gateways.
+	LimitKey personal.Text `env:"LIMIT_KEY"`
+
 	// DatabaseURL is PostgreSQL. The login must be a member of the role of each
 	// context that the process serves (bookworm_<context>); for migrate it must be
 	// allowed to create roles and schemas.
 	DatabaseURL personal.Text `env:"DATABASE_URL"`
-	// RedisURL is redis://host:port, where baskets live.
+	// RedisURL is redis://host:port, where baskets live and the gateway counts calls.
 	RedisURL personal.Text `env:"REDIS_URL"`
 
 	// TemporalAddress is host:port of the Temporal frontend.
@@ -49,9 +74,10 @@ type Config struct {
 	JWKSURL string `env:"JWKS_URL"`
 	// Audience must be in every token.
 	Audience string `env:"AUDIENCE" envDefault:"bookworm-api"`
-	// TokenURL gives this service its own tokens, by client credentials.
+	// TokenURL gives this service its own tokens, by client credentials, and those
+	// with which it calls others for a person, by token exchange.
 	TokenURL string `env:"TOKEN_URL"`
-	// ClientID and ClientSecret are the service's own credential.
+	// ClientID and ClientSecret are the service's own credential, one for each process.
 	ClientID     string        `env:"CLIENT_ID" envDefault:"bookworm-service"`
 	ClientSecret personal.Text `env:"CLIENT_SECRET"`
 
@@ -126,6 +152,12 @@ type Config struct {
 // prefix begins the name of every variable.
 const prefix = "BOOKWORM_"
 
+// paths are the settings that are paths themselves, and no secret in a file.
+var paths = []string{prefix + "TLS_CERT_FILE", prefix + "TLS_KEY_FILE"}
+
+// maxCalls is the highest limit of a class; more is none at all.
+const maxCalls = 1_000_000
+
 // LoadConfig reads the configuration from variables in the form "NAME=value". All
 // mistakes are reported at once.
 func LoadConfig(environ []string) (Config, error) {
@@ -133,7 +165,7 @@ func LoadConfig(environ []string) (Config, error) {
 	var problems []error
 	for name, path := range vars {
 		target, isFile := strings.CutSuffix(name, "_FILE")
-		if !isFile || !strings.HasPrefix(name, prefix) {
+		if !isFile || !strings.HasPrefix(name, prefix) || slices.Contains(paths, name) {
 			continue
 		}
 		if _, both := vars[target]; both {
@@ -166,6 +198,23 @@ func LoadConfig(environ []string) (Config, error) {
 	if key, err := base64.StdEncoding.DecodeString(string(c.PersonalDataKey)); err != nil || (len(key) != personal.KeySize && len(key) != 0) {
 		problems = append(problems, fmt.Errorf("%sPERSONAL_DATA_KEY is not %d bytes in base64", prefix, personal.KeySize))
 	}
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		problems = append(problems, fmt.Errorf("%sTLS_CERT_FILE and %[1]sTLS_KEY_FILE are set together or not at all", prefix))
+	}
+	if c.MaxConnections < 4 {
+		problems = append(problems, fmt.Errorf("%sMAX_CONNECTIONS is %d, not at least 4", prefix, c.MaxConnections))
+	}
+	for name, calls := range map[string]int{
+		"BROWSE": c.LimitBrowse, "SEARCH": c.LimitSearch, "WRITE": c.LimitWrite, "CHECKOUT": c.LimitCheckout, "CHAT": c.LimitChat,
+		"WEBHOOK": c.LimitWebhook, "TOKEN": c.LimitToken,
+	} {
+		if calls < 0 || calls > maxCalls {
+			problems = append(problems, fmt.Errorf("%sLIMIT_%s is %d, not 0 to %d", prefix, name, calls, maxCalls))
+		}
+	}
+	if len(c.LimitKey) > 0 && len(c.LimitKey) < 16 {
+		problems = append(problems, fmt.Errorf("%sLIMIT_KEY has fewer than 16 characters", prefix))
+	}
 	if c.EmbeddingDimension < 1 || c.EmbeddingDimension > 65536 {
 		problems = append(problems, fmt.Errorf("%sEMBEDDING_DIMENSION is %d, not 1 to 65536", prefix, c.EmbeddingDimension))
 	}
@@ -197,7 +246,7 @@ func (c Config) require(names ...string) error {
 		"STRIPE_SECRET_KEY": c.StripeSecretKey != "", "STRIPE_WEBHOOK_SECRET": c.StripeWebhookSecret != "",
 		"SMTP_URL": c.SMTPURL != "", "PERSONAL_DATA_KEY": c.PersonalDataKey != "",
 		"RATING_URL": c.RatingURL != "", "CHAT_URL": c.ChatURL != "", "COMPLIANCE_URL": c.ComplianceURL != "", "QDRANT_ADDRESS": c.QdrantAddress != "",
-		"OPENAI_BASE_URL": c.OpenAIBaseURL != "",
+		"OPENAI_BASE_URL": c.OpenAIBaseURL != "", "LIMIT_KEY": c.LimitKey != "",
 	}
 	var problems []error
 	slices.Sort(names)

@@ -9,7 +9,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,13 +24,17 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/catalog"
+	"bookworm/internal/compliance"
 	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/health"
 	"bookworm/internal/identity"
+	"bookworm/internal/limit"
 	"bookworm/internal/llm"
 	"bookworm/internal/notification"
 	"bookworm/internal/personal"
+	"bookworm/internal/personal/keyring"
 	"bookworm/internal/postgres"
+	"bookworm/internal/redis"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
@@ -42,6 +48,8 @@ type parts struct {
 	config Config
 	tel    *telemetry.Telemetry
 	checks map[string]health.Check
+	// holders are the contexts with data of people that this process serves.
+	holders map[string]personal.Holder
 
 	loops        *errgroup.Group
 	stopLoops    context.CancelFunc
@@ -50,15 +58,21 @@ type parts struct {
 	pools        map[string]*pgxpool.Pool
 	temporalOnce func() (client.Client, error)
 	tokensOnce   func() oauth2.TokenSource
+	exchanger    *identity.Exchanger
 	verifierOnce func() (*identity.Verifier, error)
 	modelOnce    func() (*llm.Client, error)
 	vectorsOnce  func() (*vector.Client, error)
+	breakersOnce func() (*rpc.Breakers, error)
+	sealerOnce   func() (*personal.ShopperSealer, error)
 }
 
 // open returns the parts of a process that lives until ctx ends. The caller
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
-	p := &parts{ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), pools: make(map[string]*pgxpool.Pool)}
+	p := &parts{
+		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), holders: make(map[string]personal.Holder),
+		pools: make(map[string]*pgxpool.Pool),
+	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.stopLoops = stop
@@ -67,10 +81,12 @@ func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p.verifierOnce = sync.OnceValues(p.makeVerifier)
 	p.modelOnce = sync.OnceValues(p.makeModel)
 	p.vectorsOnce = sync.OnceValues(p.openVectors)
-	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource {
-		return identity.ServiceTokens(context.WithoutCancel(ctx), identity.ServiceConfig{
-			TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret,
-		})
+	p.sealerOnce = sync.OnceValues(p.makeSealer)
+	own := identity.ServiceConfig{TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: c.ClientSecret}
+	p.tokensOnce = sync.OnceValue(func() oauth2.TokenSource { return identity.ServiceTokens(context.WithoutCancel(ctx), own) })
+	p.exchanger = identity.NewExchanger(own)
+	p.breakersOnce = sync.OnceValues(func() (*rpc.Breakers, error) {
+		return rpc.NewBreakers(tel.Logger, tel.MeterProvider.Meter("bookworm/rpc"))
 	})
 	return p
 }
@@ -199,11 +215,36 @@ func (p *parts) indexer() (*catalog.Indexer, error) {
 	}, nil
 }
 
-// client returns a client of another context's API.
-func (p *parts) client(url string, tokens oauth2.TokenSource) *connect.Client {
-	return rpc.NewClient(rpc.ClientOptions{
-		BaseURL: url, Tokens: tokens, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+// breakers returns the process's circuit breakers.
+func (p *parts) breakers() (*rpc.Breakers, error) { return p.breakersOnce() }
+
+// limiter returns what counts calls. Redis is no check of the process: without it
+// each replica counts alone.
+func (p *parts) limiter() (*limit.Limiter, error) {
+	db, err := redis.Dial(string(p.config.RedisURL))
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(db.Close)
+	return limit.New(limit.Config{
+		Redis: db, Key: p.config.LimitKey, Logger: p.tel.Logger, Meter: p.tel.MeterProvider.Meter("bookworm/limit"),
 	})
+}
+
+// client returns a client of another context's API. With tokens the process calls
+// for itself, without for the caller of the call being served; a process that has
+// such a client needs TOKEN_URL and CLIENT_SECRET all the same.
+func (p *parts) client(address string, tokens oauth2.TokenSource) *connect.Client {
+	options := rpc.ClientOptions{
+		BaseURL: address, Tokens: tokens, OnBehalf: p.exchanger.Exchange, TracerProvider: p.tel.TracerProvider, MeterProvider: p.tel.MeterProvider,
+	}
+	breakers, err := p.breakers()
+	if err != nil {
+		p.tel.Logger.Warn("calls are made without breakers", "error", err)
+	} else {
+		options.Breaker = breakers.Of(strings.TrimPrefix(strings.TrimPrefix(address, "http://"), "https://"))
+	}
+	return rpc.NewClient(options)
 }
 
 // audit returns what records the calls of the shop's staff; nil in a process whose
@@ -246,6 +287,34 @@ func (p *parts) makeVerifier() (*identity.Verifier, error) {
 	return v, nil
 }
 
+// sealer returns the process's one sealer of what is a shopper's, which remembers
+// their keys.
+func (p *parts) sealer() (*personal.ShopperSealer, error) { return p.sealerOnce() }
+
+// sealerNeeds are the settings of a sealer.
+var sealerNeeds = []string{"PERSONAL_DATA_KEY", "COMPLIANCE_URL", "TOKEN_URL", "CLIENT_SECRET"}
+
+func (p *parts) makeSealer() (*personal.ShopperSealer, error) {
+	legacy, err := personal.NewSealer(p.config.PersonalDataKey)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := keyring.New(compliancev1connect.NewShopperKeyServiceClient(p.client(p.config.ComplianceURL, p.tokens())))
+	if err != nil {
+		return nil, err
+	}
+	return personal.NewShopperSealer(ring, legacy), nil
+}
+
+// privacy returns the store of people's requests and shoppers' keys.
+func (p *parts) privacy() (*compliance.PrivacyStore, error) {
+	db, err := p.postgres(compliance.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return compliance.NewPrivacyStore(db, p.config.PersonalDataKey)
+}
+
 // notifications returns the store of the notification context.
 func (p *parts) notifications() (*notification.Store, error) {
 	db, err := p.postgres(notification.Schema)
@@ -265,5 +334,17 @@ func (p *parts) notifications() (*notification.Store, error) {
 func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
 	h.Register(mux)
-	return rpc.Serve(p.ctx, listener, mux, h.Drain)
+	options := rpc.ServeOptions{
+		Drain: h.Drain, Connections: p.config.MaxConnections,
+		Trusted: func(peer netip.Addr) bool {
+			return slices.ContainsFunc(p.config.TrustedProxies, func(network netip.Prefix) bool { return network.Contains(peer) })
+		},
+	}
+	if p.config.TLSCertFile != "" {
+		var err error
+		if options.TLS, err = rpc.LoadTLS(p.config.TLSCertFile, p.config.TLSKeyFile, p.tel.Logger); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
+	return rpc.ServeWith(p.ctx, listener, mux, options)
 }

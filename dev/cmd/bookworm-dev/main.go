@@ -3,11 +3,12 @@
 //
 //	bookworm-dev run           runs everything until Ctrl-C
 //	bookworm-dev infra         runs only what keeps data (PostgreSQL, Redis, Temporal, Qdrant), for tests
-//	bookworm-dev token <user>  prints an access token of alice, bob or ops
+//	bookworm-dev token <user>  prints an access token of alice, bob, ops, sam or rita
 //	bookworm-dev demo          buys two books from the stack that runs
 //	bookworm-dev demo-chat     talks with the bookseller of the stack that runs
 //	bookworm-dev bench         measures stacks of its own
 //	bookworm-dev bench-chat    measures the bookseller on a stack of its own
+//	bookworm-dev bench-door    measures the gateway on a stack of its own
 //	bookworm-dev eval          evaluates search and answers on parts of its own
 //
 // BOOKWORM_DATA names the data folder, .bookworm unless set.
@@ -53,7 +54,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: bookworm-dev run | infra | token <user> | demo | demo-chat | bench | bench-chat | eval")
+var errUsage = errors.New("usage: bookworm-dev run | infra | token <user> | demo | demo-chat | bench | bench-chat | bench-door | eval")
 
 func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) error {
 	data := os.Getenv("BOOKWORM_DATA")
@@ -77,6 +78,8 @@ func run(ctx context.Context, args []string, stdout io.Writer, began time.Time) 
 		return withStack(data, func(a folder.Addresses) error { return demo.Chat(ctx, a, stdout) })
 	case command == "bench-chat" && len(args) == 1:
 		return bench.Chat(ctx, stdout)
+	case command == "bench-door" && len(args) == 1:
+		return bench.Door(ctx, stdout)
 	case command == "eval" && len(args) == 1:
 		endpoint, err := eval.EndpointFrom(os.Getenv)
 		if err != nil {
@@ -163,7 +166,7 @@ func table(w io.Writer, f *folder.Folder, a folder.Addresses, redis string, took
 		{"orders as workflows", a["BOOKWORM_TEMPORAL_UI_URL"] + "/namespaces/" + a["BOOKWORM_TEMPORAL_NAMESPACE"] + "/workflows"},
 		{"e-mail inbox", a["BOOKWORM_INBOX_URL"]},
 		{"payments (stands in for Stripe)", a["BOOKWORM_PSP_URL"]},
-		{"sign-in (alice, bob, ops)", a["BOOKWORM_ISSUER_URL"]},
+		{"sign-in (alice, bob, ops, sam, rita)", a["BOOKWORM_ISSUER_URL"]},
 		{"metrics", a["BOOKWORM_METRICS_URL"]},
 		{"Temporal", a["BOOKWORM_TEMPORAL_ADDRESS"]},
 		{"PostgreSQL", "see " + f.Sub("env")},

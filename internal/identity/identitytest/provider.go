@@ -1,5 +1,6 @@
 // Package identitytest is an OpenID provider for tests: it serves discovery and
-// keys over real HTTP and signs whatever tokens a test asks for.
+// keys over real HTTP, answers services that know the Secret, and signs whatever
+// tokens a test asks for.
 package identitytest
 
 import (
@@ -9,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -23,12 +25,17 @@ import (
 // Audience is the audience of the tokens that Token makes.
 const Audience = "bookworm"
 
+// Secret is the secret of every service, whatever its client id.
+const Secret = "secret"
+
 // Provider is a running provider. It is safe for concurrent use.
 type Provider struct {
 	// Issuer is the provider's address and the iss of its tokens.
 	Issuer string
 	// Fetches counts how often the keys were asked for.
 	Fetches atomic.Int64
+	// Exchanges counts how often a token was exchanged.
+	Exchanges atomic.Int64
 
 	t    testing.TB
 	down atomic.Bool
@@ -57,18 +64,52 @@ func New(t testing.TB) *Provider {
 		defer p.mu.Unlock()
 		p.answer(w, p.public)
 	})
-	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
-		client, secret, ok := r.BasicAuth()
-		if !ok || secret != "secret" || r.FormValue("grant_type") != "client_credentials" {
-			http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
-			return
-		}
-		p.answer(w, map[string]any{"access_token": p.Token("service-account-"+client, "service"), "token_type": "Bearer", "expires_in": 300})
-	})
+	mux.HandleFunc("POST /token", p.serveToken)
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	p.Issuer = server.URL
 	return p
+}
+
+// serveToken gives services tokens of their own (client credentials) and of the
+// people they serve (token exchange).
+func (p *Provider) serveToken(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	client, secret, ok := r.BasicAuth()
+	if !ok || secret != Secret {
+		refuse(w, http.StatusUnauthorized, "invalid_client")
+		return
+	}
+	switch r.FormValue("grant_type") {
+	case "client_credentials":
+		p.answer(w, map[string]any{"access_token": p.Token("service-account-"+client, "service"), "token_type": "Bearer", "expires_in": 300})
+	case "urn:ietf:params:oauth:grant-type:token-exchange":
+		p.Exchanges.Add(1)
+		claims, err := p.read(r.FormValue("subject_token"))
+		if err != nil {
+			refuse(w, http.StatusBadRequest, "invalid_request")
+			return
+		}
+		claims["azp"] = client
+		p.answer(w, map[string]any{"access_token": p.Sign(claims), "token_type": "Bearer", "expires_in": 300})
+	default:
+		refuse(w, http.StatusBadRequest, "unsupported_grant_type")
+	}
+}
+
+func refuse(w http.ResponseWriter, status int, code string) {
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, `{"error":"`+code+`"}`)
+}
+
+// read returns the claims of a token of this provider.
+func (p *Provider) read(raw string) (map[string]any, error) {
+	token, err := jwt.ParseSigned(raw, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
+	if err != nil {
+		return nil, err
+	}
+	claims := make(map[string]any)
+	return claims, token.Claims(p.PublicKey(), &claims)
 }
 
 // KeysURL is where the provider's keys are.
@@ -127,7 +168,7 @@ func (p *Provider) Claims(subject string, roles ...string) map[string]any {
 	return map[string]any{
 		"iss": p.Issuer, "sub": subject, "aud": Audience,
 		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
-		"email": subject + "@bookworm.example", "name": "Name of " + subject,
+		"email": subject + "@bookworm.example", "email_verified": true, "name": "Name of " + subject,
 		"realm_access": map[string]any{"roles": roles},
 	}
 }

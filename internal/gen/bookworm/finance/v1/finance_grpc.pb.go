@@ -30,7 +30,7 @@ const (
 //
 // PaymentService shows how orders are paid. Money moves only through the payment process.
 type PaymentServiceClient interface {
-	// GetPayment returns the payment of one of the caller's orders; an administrator may read any.
+	// GetPayment returns the payment of one of the caller's orders; the shop's staff may read any.
 	// Errors: PAYMENT_NOT_FOUND, also for somebody else's order.
 	GetPayment(ctx context.Context, in *GetPaymentRequest, opts ...grpc.CallOption) (*GetPaymentResponse, error)
 }
@@ -59,7 +59,7 @@ func (c *paymentServiceClient) GetPayment(ctx context.Context, in *GetPaymentReq
 //
 // PaymentService shows how orders are paid. Money moves only through the payment process.
 type PaymentServiceServer interface {
-	// GetPayment returns the payment of one of the caller's orders; an administrator may read any.
+	// GetPayment returns the payment of one of the caller's orders; the shop's staff may read any.
 	// Errors: PAYMENT_NOT_FOUND, also for somebody else's order.
 	GetPayment(context.Context, *GetPaymentRequest) (*GetPaymentResponse, error)
 	mustEmbedUnimplementedPaymentServiceServer()

@@ -44,7 +44,7 @@ type OrderServiceClient interface {
 	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, BASKET_EMPTY, BOOK_NOT_FOUND,
 	// BOOK_ARCHIVED, OUT_OF_STOCK, PRICE_CHANGED, CURRENCY_MISMATCH, STALE_VERSION.
 	PlaceOrder(ctx context.Context, in *PlaceOrderRequest, opts ...grpc.CallOption) (*PlaceOrderResponse, error)
-	// GetOrder returns one of the caller's orders; an administrator may read any.
+	// GetOrder returns one of the caller's orders; the shop's staff may read any.
 	// Errors: ORDER_NOT_FOUND, also for somebody else's order.
 	GetOrder(ctx context.Context, in *GetOrderRequest, opts ...grpc.CallOption) (*GetOrderResponse, error)
 	// ListOrders lists the caller's orders, newest first, a page at a time.
@@ -130,7 +130,7 @@ type OrderServiceServer interface {
 	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, BASKET_EMPTY, BOOK_NOT_FOUND,
 	// BOOK_ARCHIVED, OUT_OF_STOCK, PRICE_CHANGED, CURRENCY_MISMATCH, STALE_VERSION.
 	PlaceOrder(context.Context, *PlaceOrderRequest) (*PlaceOrderResponse, error)
-	// GetOrder returns one of the caller's orders; an administrator may read any.
+	// GetOrder returns one of the caller's orders; the shop's staff may read any.
 	// Errors: ORDER_NOT_FOUND, also for somebody else's order.
 	GetOrder(context.Context, *GetOrderRequest) (*GetOrderResponse, error)
 	// ListOrders lists the caller's orders, newest first, a page at a time.

@@ -42,7 +42,7 @@ var (
 
 // PaymentServiceClient is a client for the bookworm.finance.v1.PaymentService service.
 type PaymentServiceClient interface {
-	// GetPayment returns the payment of one of the caller's orders; an administrator may read any.
+	// GetPayment returns the payment of one of the caller's orders; the shop's staff may read any.
 	// Errors: PAYMENT_NOT_FOUND, also for somebody else's order.
 	GetPayment(context.Context, *v1.GetPaymentRequest) (*v1.GetPaymentResponse, error)
 }
@@ -55,7 +55,7 @@ func NewPaymentServiceClient(client *connect.Client) PaymentServiceClient {
 
 // PaymentServiceHandler is an implementation of the bookworm.finance.v1.PaymentService service.
 type PaymentServiceHandler interface {
-	// GetPayment returns the payment of one of the caller's orders; an administrator may read any.
+	// GetPayment returns the payment of one of the caller's orders; the shop's staff may read any.
 	// Errors: PAYMENT_NOT_FOUND, also for somebody else's order.
 	GetPayment(context.Context, *v1.GetPaymentRequest) (*v1.GetPaymentResponse, error)
 }

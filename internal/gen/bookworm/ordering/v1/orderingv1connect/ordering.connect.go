@@ -96,7 +96,7 @@ type OrderServiceClient interface {
 	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, BASKET_EMPTY, BOOK_NOT_FOUND,
 	// BOOK_ARCHIVED, OUT_OF_STOCK, PRICE_CHANGED, CURRENCY_MISMATCH, STALE_VERSION.
 	PlaceOrder(context.Context, *v1.PlaceOrderRequest) (*v1.PlaceOrderResponse, error)
-	// GetOrder returns one of the caller's orders; an administrator may read any.
+	// GetOrder returns one of the caller's orders; the shop's staff may read any.
 	// Errors: ORDER_NOT_FOUND, also for somebody else's order.
 	GetOrder(context.Context, *v1.GetOrderRequest) (*v1.GetOrderResponse, error)
 	// ListOrders lists the caller's orders, newest first, a page at a time.
@@ -126,7 +126,7 @@ type OrderServiceHandler interface {
 	// Errors: IDEMPOTENCY_KEY_MISSING, IDEMPOTENCY_KEY_REUSED, BASKET_EMPTY, BOOK_NOT_FOUND,
 	// BOOK_ARCHIVED, OUT_OF_STOCK, PRICE_CHANGED, CURRENCY_MISMATCH, STALE_VERSION.
 	PlaceOrder(context.Context, *v1.PlaceOrderRequest) (*v1.PlaceOrderResponse, error)
-	// GetOrder returns one of the caller's orders; an administrator may read any.
+	// GetOrder returns one of the caller's orders; the shop's staff may read any.
 	// Errors: ORDER_NOT_FOUND, also for somebody else's order.
 	GetOrder(context.Context, *v1.GetOrderRequest) (*v1.GetOrderResponse, error)
 	// ListOrders lists the caller's orders, newest first, a page at a time.
