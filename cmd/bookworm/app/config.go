@@ -15,6 +15,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"bookworm/internal/personal"
+	"bookworm/internal/waf"
 )
 
 // Config is everything that can be set, by environment variables. A process needs
@@ -139,6 +140,9 @@ type Config struct {
 	PublicURL string `env:"PUBLIC_URL"`
 	// CORSOrigins are the web pages that may call the gateway from a browser.
 	CORSOrigins []string `env:"CORS_ORIGINS"`
+	// WAF says what becomes of requests that look like attacks: off (nobody looks),
+	// detect (they are logged) or block. docs/security.md says what it costs.
+	WAF string `env:"WAF" envDefault:"off"`
 
 	// OTLPEndpoint takes traces, for example http://collector:4318 or
 	// grpc://collector:4317. Empty: nothing is exported.
@@ -210,6 +214,9 @@ func LoadConfig(environ []string) (Config, error) {
 	}
 	if c.PaymentWindow <= 0 {
 		problems = append(problems, fmt.Errorf("%sPAYMENT_WINDOW is not longer than 0", prefix))
+	}
+	if !slices.Contains([]waf.Mode{waf.Off, waf.Detect, waf.Block}, waf.Mode(c.WAF)) {
+		problems = append(problems, fmt.Errorf("%sWAF is %q, not off, detect or block", prefix, c.WAF))
 	}
 	if !slices.Contains([]string{"json", "text"}, c.LogFormat) {
 		problems = append(problems, fmt.Errorf("%sLOG_FORMAT is %q, not json or text", prefix, c.LogFormat))
