@@ -26,7 +26,7 @@ run: postgres dev-binary ## Start the whole shop on this machine, until Ctrl-C
 	@exec $(DEV) run
 
 .PHONY: token
-token: dev-binary ## Print an access token: make token USER=alice (or bob, ops)
+token: dev-binary ## Print an access token: make token USER=alice (or bob, ops, sam, rita)
 	@exec $(DEV) token $(PERSON)
 
 .PHONY: demo
@@ -141,9 +141,41 @@ test: tools setup dev-binary ## Run all tests of all modules with the race detec
 	--post-run-command "bash -c 'echo \$$((TESTS_TOTAL - TESTS_FAILED - TESTS_SKIPPED)) passed, \$$((TESTS_FAILED + TESTS_ERRORS)) failed, \$$TESTS_SKIPPED skipped'" \
 	--raw-command -- tools/test-all
 
+# Not among the tools: it takes two minutes to build, and only this needs it.
+K6 := go.k6.io/k6@v1.8.1
+
+$(BIN)/k6:
+	GOBIN=$(BIN) go install $(K6)
+
+.PHONY: test-limits
+test-limits: $(BIN)/k6 dev-binary ## Ask the running shop whether its limits are what they say, with k6
+	@ALICE=$$($(DEV) token alice) && BOB=$$($(DEV) token bob) && \
+	GATEWAY=$$(sed -n 's/^BOOKWORM_GATEWAY_URL=//p' "$${BOOKWORM_DATA:-.bookworm}/env") && \
+	$(BIN)/k6 run --no-usage-report --quiet -e ALICE="$$ALICE" -e BOB="$$BOB" -e GATEWAY="$$GATEWAY" dev/load/limits.js
+
+KEYCLOAK_VERSION := 26.7.3
+KEYCLOAK := tools/keycloak/keycloak-$(KEYCLOAK_VERSION)
+
+.PHONY: test-keycloak
+test-keycloak: $(KEYCLOAK) ## Run the identity tests against a real Keycloak (Maven fetches it; Java 17 or later)
+	KEYCLOAK_HOME=$(CURDIR)/$(KEYCLOAK) go -C dev test ./identity -run 'Conformance|Keycloak' -count=1 -timeout 20m
+
+# Unpacked beside its place first, so that what is there is whole.
+$(KEYCLOAK):
+	rm -rf tools/keycloak.part
+	mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack \
+	-Dartifact=org.keycloak:keycloak-quarkus-dist:$(KEYCLOAK_VERSION):zip -DoutputDirectory=$(CURDIR)/tools/keycloak.part
+	mkdir -p tools/keycloak
+	mv tools/keycloak.part/keycloak-$(KEYCLOAK_VERSION) $@
+
+.PHONY: test-openapi
+test-openapi: postgres dev-binary ## Check the OpenAPI document and a shop against it, with tools of others
+	@tools/test-openapi/run
+
 .PHONY: update-docs
-update-docs: ## Write the tables of docs/ that are made from code
+update-docs: ## Write what is made from code: tables of docs/, the OpenAPI document
 	go test ./docs -update
+	go test ./api/gateway -run TestOpenAPIDocumentIsCurrent -update
 
 .PHONY: clean
 clean: ## Remove what was built; the shop's data in .bookworm/ stays

@@ -32,3 +32,13 @@ func Operations() []openapi.Operation {
 
 // StatusOf returns the HTTP status in which a reason is given.
 func StatusOf(reason fault.Reason) int { return statuses[fault.Reasons[reason].Kind] }
+
+// NewFor makes a New with bounds of streams of the test's own: of all, and of each
+// caller.
+func NewFor(streams, each int) func(context.Context, Options) (http.Handler, error) {
+	return func(ctx context.Context, options Options) (http.Handler, error) {
+		own := usual
+		own.streams, own.streamsEach = streams, each
+		return within(ctx, options, own)
+	}
+}

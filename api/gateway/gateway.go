@@ -227,8 +227,9 @@ func (g *gateway) around(options Options) http.Handler {
 			AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent",
 				"Last-Event-Id", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version"),
-			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", requestID),
-			MaxAge:         7200,
+			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", requestID,
+				limitPolicy, limitLeft),
+			MaxAge: 7200,
 		})
 		handler = g.cors.Handler(handler)
 	}
@@ -304,9 +305,10 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 		r = r.WithContext(ctx)
 		trace.SpanFromContext(ctx).SetAttributes(unsaid...)
 
-		dress(w.Header(), ctx, g.hsts)
+		dress(ctx, w.Header(), g.hsts)
 		if tooMany(r.Header) {
-			g.refuseWith(seen, r, http.StatusRequestHeaderFieldsTooLarge, fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers.", maxHeaders))
+			g.refuseWith(seen, r, http.StatusRequestHeaderFieldsTooLarge,
+				fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers.", maxHeaders))
 			return
 		}
 		defer seen.done()
@@ -330,7 +332,7 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 }
 
 // dress sets the headers of every answer.
-func dress(header http.Header, ctx context.Context, hsts bool) {
+func dress(ctx context.Context, header http.Header, hsts bool) {
 	header.Set(requestID, telemetry.TraceID(ctx))
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
@@ -396,6 +398,11 @@ func (w *record) FlushError() error {
 	w.limit(w.patience)
 	defer w.lift()
 	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:wrapcheck // as above
+}
+
+// Flush implements http.Flusher, which gRPC reflection asks for.
+func (w *record) Flush() {
+	_ = w.FlushError() // a connection that is gone shows at the next write
 }
 
 // done limits how long the rest of the answer may take, which the server sends

@@ -3,7 +3,10 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httputil"
@@ -165,6 +168,7 @@ func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.Re
 		good := response.StatusCode == http.StatusOK || response.StatusCode == http.StatusNotModified
 		if ok && good && response.Request.Method == http.MethodGet && isPublic(called.method) {
 			response.Header.Set("Cache-Control", publicCache)
+			return cacheable(response)
 		}
 		return nil
 	}
@@ -177,6 +181,33 @@ func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.Re
 		g.refuseRPC(w, r, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").WithCause(err))
 	}
 	return proxy
+}
+
+// cacheable gives a public answer to a GET an ETag, the service's own or else its
+// digest, and turns it into 304 where the client has that version.
+func cacheable(response *http.Response) error {
+	tag := strings.Trim(response.Header.Get("ETag"), `"`)
+	if tag == "" {
+		body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+		if err != nil {
+			return fmt.Errorf("read the answer: %w", err)
+		}
+		response.Body = io.NopCloser(bytes.NewReader(body))
+		sum := sha256.Sum256(body)
+		tag = base64.RawURLEncoding.EncodeToString(sum[:12])
+		response.Header.Set("ETag", `"`+tag+`"`)
+	}
+	if !matches(response.Request.Header.Get("If-None-Match"), tag) {
+		return nil
+	}
+	if err := response.Body.Close(); err != nil {
+		return fmt.Errorf("leave the answer: %w", err)
+	}
+	response.StatusCode, response.Body = http.StatusNotModified, http.NoBody
+	for _, name := range []string{"Content-Length", "Content-Type", "Content-Encoding"} {
+		response.Header.Del(name)
+	}
+	return nil
 }
 
 // rewriteHeaders gives a request on its way to a backend this request's trace,

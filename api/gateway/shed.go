@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -45,13 +46,25 @@ func importanceOf(class accessv1.Limit) importance {
 	}
 }
 
-// places are the least, the most and the first number of calls of each importance
-// at once. Between least and most the number follows what calls take.
-var places = [importances]struct{ least, most, first uint }{
-	reading:  {8, 256, 16},
-	writing:  {8, 128, 16},
-	ordering: {32, 256, 32},
+// placesFor returns the least and the most number of calls of each importance at
+// once on so many processors. Between them the number follows what calls take.
+func placesFor(processors int) [importances]struct{ least, most uint } {
+	n := uint(max(processors, 1))
+	return [importances]struct{ least, most uint }{
+		reading:  {4 * n, 256 * n},
+		writing:  {4 * n, 128 * n},
+		ordering: {16 * n, 128 * n},
+	}
 }
+
+// baseline is how many looks of a second or more make what calls used to take. A
+// short memory would take an overload of minutes for how things are.
+const baseline = 100
+
+// patience is how long a call waits for a place: a burst of ordinary pages is
+// served a few milliseconds later and not turned away. No more calls wait than
+// there are places.
+const patience = 10 * time.Millisecond
 
 // shedder turns calls away at once that would only wait. How many calls may be
 // under way follows their times: while they grow against what they used to be, the
@@ -65,8 +78,8 @@ type shedder struct {
 
 func newShedder(logger *slog.Logger, meter metric.Meter) (*shedder, error) {
 	s := &shedder{logger: logger}
-	for i, n := range places {
-		s.limiters[i] = adaptivelimiter.NewBuilder[any]().WithLimits(n.least, n.most, n.first).Build()
+	for i, n := range placesFor(runtime.GOMAXPROCS(0)) {
+		s.limiters[i] = adaptivelimiter.NewBuilder[any]().WithLimits(n.least, n.most, n.least).WithBaselineWindow(baseline).Build()
 	}
 	var err error
 	if s.turned, err = meter.Int64Counter("bookworm_gateway_shed",
@@ -90,12 +103,20 @@ func newShedder(logger *slog.Logger, meter metric.Meter) (*shedder, error) {
 }
 
 // full reports whether a call would be turned away now.
-func (s *shedder) full(i importance) bool { return !s.limiters[i].CanAcquirePermit() }
+func (s *shedder) full(i importance) bool {
+	limiter := s.limiters[i]
+	return !limiter.CanAcquirePermit() && limiter.Queued() >= limiter.Limit()
+}
 
 // take takes a place for a call. Whoever has one calls leave when the call ended,
 // and says whether what it took shows how the shop does.
 func (s *shedder) take(ctx context.Context, i importance) (leave func(telling bool), f *fault.Error) {
 	permit, ok := s.limiters[i].TryAcquirePermit()
+	if !ok && !s.full(i) {
+		var err error
+		permit, err = s.limiters[i].AcquirePermitWithMaxWait(ctx, patience)
+		ok = err == nil
+	}
 	if !ok {
 		return nil, s.turnAway(ctx, i)
 	}
@@ -130,12 +151,13 @@ func (g *gateway) shed(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		r = r.WithContext(telemetry.EnsureTrace(r.Context()))
-		dress(w.Header(), r.Context(), g.hsts)
+		ctx := telemetry.EnsureTrace(r.Context())
+		r = r.WithContext(ctx)
+		dress(ctx, w.Header(), g.hsts)
 		if g.cors != nil {
 			g.cors.HandlerFunc(w, r)
 		}
-		g.refuseRPC(w, r, g.shedder.turnAway(r.Context(), i))
+		g.refuseRPC(w, r, g.shedder.turnAway(ctx, i))
 	})
 }
 

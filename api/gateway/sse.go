@@ -158,13 +158,13 @@ func (g *gateway) readRequest(r *http.Request, known route, parameters map[strin
 	}
 	resumed := known.method.Input().Fields().ByName("after_sequence")
 	if seen := r.Header.Get(lastEventID); seen != "" && resumed != nil {
-		number, err := strconv.ParseInt(seen, 10, 64)
+		number, err := strconv.ParseUint(seen, 10, 63) // without a sign, as ids are written
 		if err != nil {
 			return fault.New(fault.ReasonMalformedRequest, "The %s header is not the id of an event.", lastEventID).
 				WithField(lastEventID, "is not a number")
 		}
 		// It is newer than the address, which a browser repeats as it was.
-		request.ProtoReflect().Set(resumed, protoreflect.ValueOfInt64(number))
+		request.ProtoReflect().Set(resumed, protoreflect.ValueOfInt64(int64(number)))
 	}
 	return nil
 }

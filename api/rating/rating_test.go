@@ -65,8 +65,8 @@ type processes struct {
 	mu         sync.Mutex
 	started    []string
 	customers  []string // whose reviews, as operators search for them
-	err        error // what it answers with, when set
-	closing    int   // how many more updates meet a run that ends
+	err        error    // what it answers with, when set
+	closing    int      // how many more updates meet a run that ends
 }
 
 type startOperation struct {

@@ -24,6 +24,8 @@ import (
 	"bookworm/internal/personal/personaltest"
 	"bookworm/internal/postgres"
 	"bookworm/workflows/checkout"
+	"bookworm/workflows/dataexport"
+	"bookworm/workflows/erasure"
 	"bookworm/workflows/retention"
 )
 
@@ -167,10 +169,13 @@ func TestExportHasAllOfAShopperAndNothingOfAnother(t *testing.T) {
 			t.Errorf("the export has nothing of %s", context)
 		}
 	}
+	process := dataexport.WorkflowID(keys(t).Pseudonymous(alice.subject))
+	alice.told("data is ready", done.GetProof())
+	recordOne(t, "dataexport", "collected", process)
 	if again, err := alice.Export(alice.ctx); err != nil || again.GetId() != asked.GetId() {
 		t.Errorf("asked again: %v, %v", again, err)
 	}
-	alice.told("data is ready", done.GetProof())
+	recordOne(t, "dataexport", "fresh", process)
 	// A1: it is nobody else's.
 	if _, err := bob.DataRequest(bob.ctx, asked.GetId()); shopper.Reason(err) != "DATA_REQUEST_NOT_FOUND" {
 		t.Errorf("bob got %v", err)
@@ -223,7 +228,8 @@ func TestErasureEndsAllOfAShopper(t *testing.T) {
 	if _, err := alice.AwaitDataRequest(alice.ctx, export.GetId(), compliancev1.DataRequest_DONE); err != nil {
 		t.Fatal(err)
 	}
-	sealer, before := keys(t).Sealer(), alice.sealedIn()
+	privacy, before := keys(t), alice.sealedIn()
+	sealer := privacy.Sealer()
 	var details ordering.Details
 	if err := sealer.Open(alice.ctx, alice.subject, alice.order, before.Details, &details); err != nil || details.Email != alice.email {
 		t.Fatalf("before: %v, %v", details, err)
@@ -285,6 +291,7 @@ func TestErasureEndsAllOfAShopper(t *testing.T) {
 	}
 	alice.booksAreRight()
 	bob.isThere()
+	recordOne(t, "erasure", "waited", erasure.WorkflowID(privacy.Pseudonymous(alice.subject)))
 
 	// Who comes back is somebody new.
 	alice.fill(alice.book)
@@ -408,6 +415,7 @@ func TestRetentionRunsOverEveryContext(t *testing.T) {
 	if err := orders.GetWorkflow(ctx, run.WorkflowID, run.FirstExecutionRunID).Get(ctx, &deleted); err != nil {
 		t.Fatal(err)
 	}
+	recordOne(t, "retention", "applied", run.WorkflowID)
 	for _, context := range []string{"basket", "ordering", "finance", "rating", "chat", "notification", "compliance"} {
 		if _, asked := deleted[context]; !asked {
 			t.Errorf("%s was not asked: %v", context, deleted)

@@ -48,7 +48,9 @@ func endOf(claims map[string]any) time.Time {
 }
 
 // CreateTokenExchangeRequest implements op.TokenExchangeStorage. Nothing is kept.
-func (st *store) CreateTokenExchangeRequest(context.Context, op.TokenExchangeRequest) error { return nil }
+func (st *store) CreateTokenExchangeRequest(context.Context, op.TokenExchangeRequest) error {
+	return nil
+}
 
 // GetPrivateClaimsFromTokenExchangeRequest implements op.TokenExchangeStorage: what
 // the old token says, but for the client. The op package puts the new token's own

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -30,10 +31,18 @@ const (
 	signedOutURI = "http://127.0.0.1:8080/goodbye"
 )
 
-// TestMain silences the op package, which logs each refusal to the default logger.
+// TestMain silences the op package, which logs each refusal to the default logger,
+// and ends Keycloak.
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	os.Exit(m.Run())
+	code := m.Run()
+	if theOne.keycloak != nil {
+		if err := theOne.keycloak.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+	}
+	os.Exit(code)
 }
 
 func start(t *testing.T, opts identity.Options) *identity.Server {
@@ -112,12 +121,27 @@ func browser(t *testing.T) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &http.Client{Jar: jar, CheckRedirect: func(req *http.Request, _ []*http.Request) error {
+	return &http.Client{Jar: loopbackJar{jar}, CheckRedirect: func(req *http.Request, _ []*http.Request) error {
 		if req.URL.Host == "127.0.0.1:8080" {
 			return http.ErrUseLastResponse
 		}
 		return nil
 	}}
+}
+
+// loopbackJar takes and gives cookies for encrypted connections at loopback
+// addresses, as browsers do: they are trustworthy without.
+type loopbackJar struct{ http.CookieJar }
+
+func (j loopbackJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	j.CookieJar.SetCookies(encrypted(u), cookies)
+}
+func (j loopbackJar) Cookies(u *url.URL) []*http.Cookie { return j.CookieJar.Cookies(encrypted(u)) }
+
+func encrypted(u *url.URL) *url.URL {
+	same := *u
+	same.Scheme = "https"
+	return &same
 }
 
 type response struct {
@@ -602,6 +626,44 @@ func TestIssueWith(t *testing.T) {
 	}
 	if _, err := server.IssueWith("mallory", nil); err == nil {
 		t.Error("mallory has a token")
+	}
+}
+
+func TestExchangeKeepsTheTokensLimits(t *testing.T) {
+	t.Parallel()
+	server := start(t, identity.Options{})
+	s := newShop(t, server)
+	exchange := func(change map[string]any) (int, map[string]any) {
+		token, err := server.IssueWith("alice", change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := send(t, http.DefaultClient, http.MethodPost, strings.Replace(s.oauth.Endpoint.TokenURL, "://", "://bookworm-chat:"+identity.DefaultServiceSecret+"@", 1), url.Values{
+			"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {token},
+			"subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		})
+		answer := make(map[string]any)
+		if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+			t.Fatal(err)
+		}
+		return got.status, answer
+	}
+	end := time.Now().Add(20 * time.Second).Truncate(time.Second)
+	status, answer := exchange(map[string]any{"exp": end, "sub": "somebody else", "email": "somebody@bookworm.example"})
+	raw, _ := answer["access_token"].(string)
+	verified, c := s.accept(t, raw)
+	if status != http.StatusOK || !verified.Expiry.Equal(end) || c.Subject != "somebody else" || c.Email != "somebody@bookworm.example" || c.AuthorizedParty != "bookworm-chat" {
+		t.Errorf("got %d %v until %v", status, c, verified.Expiry)
+	}
+	if _, ok := answer["refresh_token"]; ok {
+		t.Error("an exchange gives a refresh token")
+	}
+	for name, change := range map[string]map[string]any{
+		"another audience": {"aud": []string{"another-api"}}, "no audience": {"aud": nil}, "expired": {"exp": time.Now().Add(-time.Second)},
+	} {
+		if status, answer := exchange(change); status < http.StatusBadRequest || answer["access_token"] != nil {
+			t.Errorf("%s: %d %v", name, status, answer)
+		}
 	}
 }
 

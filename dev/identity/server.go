@@ -195,6 +195,9 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		s.refuseToken(w, http.StatusBadRequest, "invalid_request", "the body is no form")
 		return
 	}
+	if r.PostForm.Get("grant_type") == string(oidc.GrantTypeTokenExchange) {
+		r.Form.Set("audience", Audience) // what Keycloak's mapper adds to every token
+	}
 	if r.PostForm.Get("grant_type") != grantTypePassword {
 		http.StripPrefix(realmPath, s.provider).ServeHTTP(w, r)
 		return

@@ -104,9 +104,9 @@ type authRequest struct {
 }
 
 // GetScopes has offline_access in it, by which the op package knows that a refresh
-// token is wanted: Keycloak gives one unasked.
+// token is wanted: who signs in on the page gets one unasked, as from Keycloak.
 func (r *authRequest) GetScopes() []string {
-	if slices.Contains(r.Scopes, oidc.ScopeOfflineAccess) {
+	if r.id == "" || slices.Contains(r.Scopes, oidc.ScopeOfflineAccess) {
 		return r.Scopes
 	}
 	return append(slices.Clone(r.Scopes), oidc.ScopeOfflineAccess)

@@ -49,12 +49,12 @@ var _ personal.Holder = Personal{}
 
 // parts are what an export has, in this order.
 var parts = []export.Part{
-	{"conversations", `
+	{Name: "conversations", Query: `
 		select id, 0::bigint, json_build_object('id', id, 'title', title, 'summary', summary,
 			'created_at', ` + export.UTC("created_at") + `, 'updated_at', ` + export.UTC("updated_at") + `)
 		from conversation where subject = $1 and (id, 0::bigint) > ($2, $3) order by id limit $4`},
 	// A delta is a word of the answer.
-	{"turns", `
+	{Name: "turns", Query: `
 		select t.conversation_id, t.number, json_build_object('id', t.id, 'conversation_id', t.conversation_id, 'number', t.number,
 			'question', question, 'answer', answer, 'citations', citations, 'outcome', outcome,
 			'input_tokens', input_tokens, 'output_tokens', output_tokens,
@@ -62,12 +62,12 @@ var parts = []export.Part{
 			'events', (select json_agg(event order by sequence) from turn_event where turn_id = t.id and event->'delta' is null))
 		from turn t join conversation c on c.id = t.conversation_id
 		where c.subject = $1 and (t.conversation_id, t.number) > ($2, $3) order by t.conversation_id, t.number limit $4`},
-	{"proposals", `
+	{Name: "proposals", Query: `
 		select a.id, 0::bigint, json_build_object('id', a.id, 'conversation_id', conversation_id, 'turn_id', turn_id, 'book_id', book_id,
 			'quantity', quantity, 'text', text, 'state', state, 'result', result, 'created_at', ` + export.UTC("a.created_at") + `)
 		from action a join conversation c on c.id = a.conversation_id
 		where c.subject = $1 and (a.id, 0::bigint) > ($2, $3) order by a.id limit $4`},
-	{"usage", `
+	{Name: "usage", Query: `
 		select '00000000-0000-0000-0000-000000000000'::uuid, day - date '1970-01-01', json_build_object('day', day, 'turns', turns,
 			'input_tokens', input_tokens, 'output_tokens', output_tokens, 'cost_micros', cost_micros)
 		from usage where subject = $1 and ('00000000-0000-0000-0000-000000000000'::uuid, (day - date '1970-01-01')::bigint) > ($2, $3)

@@ -19,8 +19,8 @@ const (
 	// of ten years, from the end of the year of an entry. The payment and its ledger
 	// entries stay, as nobody's: entries are append-only (M1).
 	keepOwner = 11 * 365 * 24 * time.Hour
-	// keepEvents is how long the ids of the provider's events are kept. It repeats
-	// one for three days, and shows what it sent for thirty to who looks for a fault.
+	// keepEvents is how long the ids of the provider's events are kept: it repeats one
+	// for three days, and shows what it sent for thirty to who looks for a fault.
 	keepEvents = 90 * 24 * time.Hour
 )
 

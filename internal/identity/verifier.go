@@ -36,7 +36,7 @@ type VerifierConfig struct {
 
 const (
 	// cacheSize bounds the remembered tokens; a verified token costs about 300 bytes.
-	cacheSize = 8192
+	cacheSize      = 8192
 	defaultKeysFor = time.Minute
 	// discoveryInterval is the shortest time between two failed discoveries.
 	discoveryInterval = time.Second

@@ -149,12 +149,13 @@ func (p Personal) Retain(ctx context.Context) (deleted map[string]int64, more bo
 	}{
 		// It is in no rating, and its process has ended. Requests about it go by their own age.
 		{"rejected reviews", `delete from review where id in (
-			select id from review where status = 'REJECTED' and status_at < now() - $1::interval order by status_at limit $2 for update skip locked)`, keepRejected},
+			select id from review where status = 'REJECTED' and status_at < now() - $1::interval
+			order by status_at limit $2 for update skip locked)`, keepRejected},
 		{"settled reports", `delete from report where (review_id, subject) in (
 			select review_id, subject from report where settled and created_at < now() - $1::interval
 			order by created_at limit $2 for update skip locked)`, keepReports},
 		{"submissions", `delete from request where id in (
-			select id from request where created_at < now() - $1::interval order by created_at limit $2 for update skip locked)`, requestAge},
+			select id from request where created_at < now() - $1::interval order by created_at limit $2 for update skip locked)`, keepRequests},
 	} {
 		tag, err := p.Reviews.db.Exec(ctx, old.statement, old.keep, retainBatch)
 		if err != nil {

@@ -30,9 +30,9 @@ type Decision struct {
 	Reason  string `json:"reason"`  // for the author
 }
 
-// requestAge is how long a request waits for its process. Whoever made it has
-// given up long before.
-const requestAge = time.Hour
+// keepRequests is how long a submission or decision waits for its process: whoever
+// made it has given up long before.
+const keepRequests = time.Hour
 
 // Ask stores a Submission or a Decision for the review's process and returns the
 // request's id, which is all that the process is told. One that is not taken
@@ -48,7 +48,7 @@ func (s *Store) Ask(ctx context.Context, reviewID uuid.UUID, what any) (uuid.UUI
 	}
 	_, err = s.db.Exec(ctx, `
 		with old as (delete from request where created_at < now() - $4::interval)
-		insert into request (id, review_id, body) values ($1, $2, $3)`, id, reviewID, body, requestAge)
+		insert into request (id, review_id, body) values ($1, $2, $3)`, id, reviewID, body, keepRequests)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("store request: %w", err)
 	}

@@ -576,6 +576,9 @@ func complianceWorker(p *parts, c client.Client) (worker.Worker, error) {
 	return workers.Compliance(c, &complianceactivities.Activities{Privacy: privacy, Log: compliance.NewStore(db), Holders: holders}), nil
 }
 
+// publicStreams is how many requests at once a stranger may have on one connection.
+const publicStreams = 250
+
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
 	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
@@ -588,6 +591,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	}
 	p := open(ctx, c, tel)
 	defer p.close()
+	p.streams = publicStreams
 	verifier, err := p.verifier()
 	if err != nil {
 		return errors.Join(err, listener.Close())

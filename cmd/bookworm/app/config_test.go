@@ -13,11 +13,16 @@ func TestConfigReportsAllMistakesAtOnce(t *testing.T) {
 	_, err := LoadConfig([]string{
 		"BOOKWORM_TEMPORAL_TLS=maybe", "BOOKWORM_ISSUER_URL=not an address", "BOOKWORM_PERSONAL_DATA_KEY=short", "BOOKWORM_LOG_FORMAT=xml",
 		"BOOKWORM_PAYMENT_WINDOW=0s", "BOOKWORM_REDIS_URL=a", "BOOKWORM_REDIS_URL_FILE=/b", "BOOKWORM_SMTP_URL_FILE=/there/is/no/such/file",
+		"BOOKWORM_TLS_CERT_FILE=/tls.crt", "BOOKWORM_LIMIT_CHAT=-1", "BOOKWORM_LIMIT_BROWSE=1000001", "BOOKWORM_LIMIT_KEY=short",
+		"BOOKWORM_MAX_CONNECTIONS=0",
 	})
 	if err == nil {
 		t.Fatal("taken")
 	}
-	for _, want := range []string{"TLS", "ISSUER_URL", "PERSONAL_DATA_KEY", "LOG_FORMAT", "PAYMENT_WINDOW", "REDIS_URL_FILE", "SMTP_URL_FILE"} {
+	for _, want := range []string{
+		"TLS", "ISSUER_URL", "PERSONAL_DATA_KEY", "LOG_FORMAT", "PAYMENT_WINDOW", "REDIS_URL_FILE", "SMTP_URL_FILE",
+		"TLS_KEY_FILE", "LIMIT_CHAT", "LIMIT_BROWSE", "LIMIT_KEY", "MAX_CONNECTIONS",
+	} {
 		if !strings.Contains(strings.ReplaceAll(err.Error(), "TemporalTLS", "TLS"), want) {
 			t.Errorf("%s is not named in:\n%v", want, err)
 		}
@@ -57,5 +62,28 @@ func TestUnknownContextsAreRefused(t *testing.T) {
 	}
 	if err := known("worker", []string{"finance", "ordering"}, all); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheDoorsSettings(t *testing.T) {
+	t.Parallel()
+	c, err := LoadConfig([]string{
+		"BOOKWORM_TLS_CERT_FILE=/no/such/tls.crt", "BOOKWORM_TLS_KEY_FILE=/no/such/tls.key", "BOOKWORM_TRUSTED_PROXIES=10.0.0.0/8,2001:db8::/32",
+		"BOOKWORM_LIMIT_SEARCH=0",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.TLSCertFile != "/no/such/tls.crt" || c.TLSKeyFile != "/no/such/tls.key" {
+		t.Errorf("the certificate's files are %q and %q", c.TLSCertFile, c.TLSKeyFile)
+	}
+	if len(c.TrustedProxies) != 2 || c.TrustedProxies[1].String() != "2001:db8::/32" {
+		t.Errorf("the proxies are %v", c.TrustedProxies)
+	}
+	if got := [...]int{c.LimitBrowse, c.LimitSearch, c.LimitWrite, c.LimitCheckout, c.LimitChat}; got != [...]int{600, 0, 60, 20, 20} {
+		t.Errorf("the limits are %v", got)
+	}
+	if _, err := LoadConfig([]string{"BOOKWORM_TRUSTED_PROXIES=10.0.0.1"}); err == nil {
+		t.Error("an address was taken for a network")
 	}
 }

@@ -51,6 +51,10 @@ type parts struct {
 	// holders are the contexts with data of people that this process serves.
 	holders map[string]personal.Holder
 
+	// streams bounds the requests at once of one HTTP/2 connection; 0: as many as
+	// the shop's own services need between them.
+	streams int
+
 	loops        *errgroup.Group
 	stopLoops    context.CancelFunc
 	loopsCtx     context.Context //nolint:containedctx // the life of the background loops
@@ -69,7 +73,10 @@ type parts struct {
 // open returns the parts of a process that lives until ctx ends. The caller
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
-	p := &parts{ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool)}
+	p := &parts{
+		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), holders: make(map[string]personal.Holder),
+		pools: make(map[string]*pgxpool.Pool),
+	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	p.stopLoops = stop
@@ -332,7 +339,7 @@ func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
 	h.Register(mux)
 	options := rpc.ServeOptions{
-		Drain: h.Drain, Connections: p.config.MaxConnections,
+		Drain: h.Drain, Connections: p.config.MaxConnections, Streams: p.streams,
 		Trusted: func(peer netip.Addr) bool {
 			return slices.ContainsFunc(p.config.TrustedProxies, func(network netip.Prefix) bool { return network.Contains(peer) })
 		},

@@ -3,7 +3,7 @@
 //
 //	bookworm-dev run           runs everything until Ctrl-C
 //	bookworm-dev infra         runs only what keeps data (PostgreSQL, Redis, Temporal, Qdrant), for tests
-//	bookworm-dev token <user>  prints an access token of alice, bob or ops
+//	bookworm-dev token <user>  prints an access token of alice, bob, ops, sam or rita
 //	bookworm-dev demo          buys two books from the stack that runs
 //	bookworm-dev demo-chat     talks with the bookseller of the stack that runs
 //	bookworm-dev bench         measures stacks of its own
@@ -166,7 +166,7 @@ func table(w io.Writer, f *folder.Folder, a folder.Addresses, redis string, took
 		{"orders as workflows", a["BOOKWORM_TEMPORAL_UI_URL"] + "/namespaces/" + a["BOOKWORM_TEMPORAL_NAMESPACE"] + "/workflows"},
 		{"e-mail inbox", a["BOOKWORM_INBOX_URL"]},
 		{"payments (stands in for Stripe)", a["BOOKWORM_PSP_URL"]},
-		{"sign-in (alice, bob, ops)", a["BOOKWORM_ISSUER_URL"]},
+		{"sign-in (alice, bob, ops, sam, rita)", a["BOOKWORM_ISSUER_URL"]},
 		{"metrics", a["BOOKWORM_METRICS_URL"]},
 		{"Temporal", a["BOOKWORM_TEMPORAL_ADDRESS"]},
 		{"PostgreSQL", "see " + f.Sub("env")},

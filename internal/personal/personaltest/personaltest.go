@@ -140,7 +140,7 @@ func Classify(tb testing.TB, pool *pgxpool.Pool, schema string, c Classes) {
 	tb.Helper()
 	classes := make(map[string]int)
 	for _, class := range []string{c.Erased, c.Pseudonym, c.Kept, c.NotOfAny} {
-		for _, name := range strings.Fields(class) {
+		for name := range strings.FieldsSeq(class) {
 			classes[name]++
 		}
 	}
