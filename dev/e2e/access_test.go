@@ -175,7 +175,9 @@ func everyKindOfCaller(t *testing.T) map[string]person {
 		}
 		return token
 	}
-	with := func(roles ...string) string { return issue(t, map[string]any{"realm_access": map[string]any{"roles": roles}}) }
+	with := func(roles ...string) string {
+		return issue(t, map[string]any{"realm_access": map[string]any{"roles": roles}})
+	}
 	service, err := theShop.Identity.ServiceToken(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -138,6 +138,9 @@ type Config struct {
 	// PublicURL is the gateway's public address, which the card of the shop's agent
 	// names. Empty: the name under which the gateway was asked, by plain HTTP.
 	PublicURL string `env:"PUBLIC_URL"`
+	// StatusURLs are processes that the status page shows beside the contexts' APIs, as
+	// name=http://host:port of their health. A name with the word worker is a worker.
+	StatusURLs []string `env:"STATUS_URLS"`
 	// CORSOrigins are the web pages that may call the gateway from a browser.
 	CORSOrigins []string `env:"CORS_ORIGINS"`
 	// WAF says what becomes of requests that look like attacks: off (nobody looks),
@@ -245,6 +248,12 @@ func (c Config) doorProblems() (problems []error) {
 	}
 	if len(c.LimitKey) > 0 && len(c.LimitKey) < 16 {
 		problems = append(problems, fmt.Errorf("%sLIMIT_KEY has fewer than 16 characters", prefix))
+	}
+	for _, setting := range c.StatusURLs {
+		name, address, _ := strings.Cut(setting, "=")
+		if u, err := url.Parse(strings.TrimSpace(address)); strings.TrimSpace(name) == "" || err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			problems = append(problems, fmt.Errorf("%sSTATUS_URLS has %q, which is not name=http://host:port", prefix, setting))
+		}
 	}
 	return problems
 }
