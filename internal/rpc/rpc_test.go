@@ -35,6 +35,7 @@ import (
 	"bookworm/internal/identity"
 	"bookworm/internal/identity/identitytest"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/internal/telemetry"
 )
 
@@ -113,6 +114,7 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 	for _, c := range change {
 		c(&options)
 	}
+	options.Audit = rpctest.Audit()
 	server, err := rpc.NewServer(options)
 	if err != nil {
 		t.Fatal(err)
