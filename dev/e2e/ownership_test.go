@@ -80,7 +80,7 @@ func moveIn(t *testing.T) (*visit, belongings) {
 	requested := v.must("compliance.v1.PrivacyService.RequestExport", &compliancev1.RequestExportRequest{})
 	has.export = requested.(*compliancev1.RequestExportResponse).GetRequest().GetId()
 	if _, err := shopper.Await(v.ctx, func(context.Context) (compliancev1.DataRequest_State, error) {
-		now := v.must("compliance.v1.PrivacyService.GetDataRequest", &compliancev1.GetDataRequestRequest{Id: has.export})
+		now := v.must("compliance.v1.PrivacyService.GetDataRequest", &compliancev1.GetDataRequestRequest{Id: has.export}) //nolint:contextcheck // it has the visit's
 		return now.(*compliancev1.GetDataRequestResponse).GetRequest().GetState(), nil
 	}, func(state compliancev1.DataRequest_State) bool { return state == compliancev1.DataRequest_DONE }); err != nil {
 		t.Fatal(err)
