@@ -469,7 +469,8 @@ type AuditEntry struct {
 	// What they did: the full name of the procedure, for example
 	// "/bookworm.catalog.v1.CatalogAdminService/ArchiveBook".
 	Procedure string `protobuf:"bytes,6,opt,name=procedure,proto3" json:"procedure,omitempty"`
-	// What they did it to: the ids in the request, by field.
+	// What they did it to: the ids in the request, by field; in the entry of a success also those in the
+	// answer.
 	Target map[string]string `protobuf:"bytes,7,rep,name=target,proto3" json:"target,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The SHA-256 of the request's deterministic encoding, in hexadecimal.
 	RequestHash string `protobuf:"bytes,8,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`

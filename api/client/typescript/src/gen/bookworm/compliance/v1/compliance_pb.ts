@@ -304,7 +304,8 @@ export type AuditEntry = Message<"bookworm.compliance.v1.AuditEntry"> & {
   procedure: string;
 
   /**
-   * What they did it to: the ids in the request, by field.
+   * What they did it to: the ids in the request, by field; in the entry of a success also those in the
+   * answer.
    *
    * @generated from field: map<string, string> target = 7;
    */
