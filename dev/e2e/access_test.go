@@ -48,7 +48,7 @@ type answer struct {
 	text         string
 }
 
-func (a answer) String() string {
+func (a *answer) String() string {
 	if a.code != "" {
 		return fmt.Sprintf("%s %s: %s", a.code, a.reason, a.text)
 	}
@@ -57,7 +57,7 @@ func (a answer) String() string {
 
 // call calls a procedure at an address with a request in JSON. Header pairs are
 // name, value, name, value...
-func call(t *testing.T, base string, method protoreflect.MethodDescriptor, token, body string, headers ...string) answer {
+func call(t *testing.T, base string, method protoreflect.MethodDescriptor, token, body string, headers ...string) *answer {
 	t.Helper()
 	kind, sent := "application/json", []byte(body)
 	if method.IsStreamingServer() {
@@ -84,7 +84,7 @@ func call(t *testing.T, base string, method protoreflect.MethodDescriptor, token
 	if err != nil {
 		t.Fatal(err)
 	}
-	var a answer
+	a := &answer{}
 	switch {
 	case !method.IsStreamingServer() || response.Header.Get("Content-Type") != kind:
 		if response.StatusCode == http.StatusOK {
