@@ -168,9 +168,14 @@ $(KEYCLOAK):
 	mkdir -p tools/keycloak
 	mv tools/keycloak.part/keycloak-$(KEYCLOAK_VERSION) $@
 
+.PHONY: test-openapi
+test-openapi: postgres dev-binary ## Check the OpenAPI document and a shop against it, with tools of others
+	@tools/test-openapi/run
+
 .PHONY: update-docs
-update-docs: ## Write the tables of docs/ that are made from code
+update-docs: ## Write what is made from code: tables of docs/, the OpenAPI document
 	go test ./docs -update
+	go test ./api/gateway -run TestOpenAPIDocumentIsCurrent -update
 
 .PHONY: clean
 clean: ## Remove what was built; the shop's data in .bookworm/ stays

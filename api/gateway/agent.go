@@ -50,7 +50,9 @@ func (g *gateway) serveAgent(w http.ResponseWriter, r *http.Request) {
 	}
 	var end func()
 	if f == nil {
-		end, f = g.begin(r, asked == accessv1.Limit_LIMIT_CHAT || r.Method == http.MethodGet && asked == accessv1.Limit_LIMIT_SEARCH, asked, callerOf(r, caller))
+		// What is said by A2A waits for the model, and a GET of MCP for what may come.
+		streaming := asked == accessv1.Limit_LIMIT_CHAT || r.Method == http.MethodGet && asked == accessv1.Limit_LIMIT_SEARCH
+		end, f = g.begin(r, streaming, asked, callerOf(r, caller))
 	}
 	if f != nil {
 		g.refuse(w, r, f)

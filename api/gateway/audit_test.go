@@ -17,9 +17,9 @@ func TestAuditLogIsExportedAsEvents(t *testing.T) {
 		want       string
 	}{
 		"all":             {"", "", "1:entry 2:entry 3:entry"},
-		"from an entry":   {"?from_sequence=3", "", "3:entry"},
-		"after what came": {"?from_sequence=1", "2", "3:entry"},
-		"an error":        {"?from_sequence=2", "", "2:entry 3:entry :error"},
+		"after an entry":  {"?after_sequence=2", "", "3:entry"},
+		"after what came": {"?after_sequence=1", "2", "3:entry"},
+		"an error":        {"?after_sequence=1", "", "2:entry 3:entry :error"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -76,7 +76,7 @@ func TestReadingPage(t *testing.T) {
 		t.Fatalf("got %d %v", page.status, page.header)
 	}
 	loaded := 0
-	for _, quoted := range strings.Split(page.body, `"`) {
+	for quoted := range strings.SplitSeq(page.body, `"`) {
 		if strings.Contains(quoted, "//") {
 			t.Errorf("the page names another host: %s", quoted)
 		}

@@ -68,6 +68,8 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 	// Firewall looks for attacks in what comes in; nil: nobody looks.
 	Firewall *waf.Firewall
+	// Status serves the health page, /status and /status.json; nil: there is none.
+	Status http.Handler
 	// HSTS tells browsers to come by TLS only.
 	HSTS bool
 }
@@ -113,6 +115,7 @@ type gateway struct {
 	reflection http.Handler
 	pages      map[string]page // the OpenAPI document and the page to read it, by path
 	rest       *runtime.ServeMux
+	status     http.Handler // nil: no page
 	webhooks   http.Handler // nil without the finance context
 	agents     http.Handler // nil without the chat context
 	cors       *cors.Cors   // nil: no web page may call
@@ -138,7 +141,7 @@ func within(ctx context.Context, options Options, limits limits) (http.Handler, 
 	}
 	g := &gateway{
 		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout, limits: limits,
-		hsts: options.HSTS, proxies: options.TrustedProxies,
+		hsts: options.HSTS, status: options.Status, proxies: options.TrustedProxies,
 		streams:    &streams{most: limits.streams, each: limits.streamsEach, byCaller: make(map[string]int)},
 		procedures: make(map[string]procedure), routes: make(map[string]route),
 		rpcErrors: connecthttp.NewErrorWriter(),
@@ -233,15 +236,16 @@ func (g *gateway) around(options Options) http.Handler {
 			AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 			AllowedHeaders: append(connectcors.AllowedHeaders(), "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Traceparent",
 				"Last-Event-Id", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version"),
-			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", requestID),
-			MaxAge:         7200,
+			ExposedHeaders: append(connectcors.ExposedHeaders(), "ETag", "Idempotent-Replayed", "Retry-After", "WWW-Authenticate", requestID,
+				limitPolicy, limitLeft),
+			MaxAge: 7200,
 		})
 		handler = g.cors.Handler(handler)
 	}
 	handler = g.observe(handler)
 	tracing := []otelhttp.Option{
 		otelhttp.WithPropagators(telemetry.Propagator()),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method }),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return methodOf(r) }),
 		otelhttp.WithServerName("gateway"), // not the Host header, with which a stranger could make a series each
 	}
 	if options.TracerProvider != nil {
@@ -260,6 +264,20 @@ func (g *gateway) around(options Options) http.Handler {
 
 // route sends a request to the part that answers it.
 func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// A length beside the chunks is gone by now. Where a proxy in front believed it,
+		// the two disagree on where the next request begins, so there is none (RFC 9112,
+		// section 6.3).
+		w.Header().Set("Connection", "close")
+	}
+	if f := checkHeaders(r); f != nil {
+		if strings.HasPrefix(r.URL.Path, "/bookworm.") {
+			g.refuseRPC(w, r, f)
+			return
+		}
+		g.refuse(w, r, f)
+		return
+	}
 	if asked, ok := g.pages[r.URL.Path]; ok {
 		g.servePage(w, r, asked)
 		return
@@ -272,6 +290,8 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 		g.serveReflection(w, r)
 	case strings.HasPrefix(path, "/api/v1/"):
 		g.serveREST(w, r)
+	case (path == "/status" || path == "/status.json") && g.status != nil:
+		g.serveStatus(w, r)
 	case path == webhookPath && g.webhooks != nil:
 		g.serveWebhook(w, r)
 	case isAgentPath(path) && g.agents != nil:
@@ -304,6 +324,17 @@ func (g *gateway) guarded(firewall *waf.Firewall, next http.Handler) http.Handle
 	})
 }
 
+// serveStatus answers with the health page, which is ready: it costs no more than
+// the refusal of one who asks too often.
+func (g *gateway) serveStatus(w http.ResponseWriter, r *http.Request) {
+	g.named(r, r.URL.Path)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		g.refuseMethod(w, r, http.MethodGet, http.MethodHead)
+		return
+	}
+	g.status.ServeHTTP(w, r)
+}
+
 // refuseStranger answers a request for what is not there, and counts it.
 func (g *gateway) refuseStranger(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 	if limited := g.countStranger(w, r); limited != nil {
@@ -333,9 +364,10 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 		r = r.WithContext(ctx)
 		trace.SpanFromContext(ctx).SetAttributes(unsaid...)
 
-		dress(w.Header(), ctx, g.hsts)
+		dress(ctx, w.Header(), g.hsts)
 		if tooMany(r.Header) {
-			g.refuseWith(seen, r, http.StatusRequestHeaderFieldsTooLarge, fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers.", maxHeaders))
+			g.refuseWith(seen, r, http.StatusRequestHeaderFieldsTooLarge,
+				fault.New(fault.ReasonMalformedRequest, "The request has more than %d headers.", maxHeaders))
 			return
 		}
 		defer seen.done()
@@ -348,7 +380,7 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 					g.refuse(seen, r, fault.New(fault.ReasonInternal, ""))
 				}
 			}
-			g.logger.InfoContext(ctx, "request", "method", r.Method, "route", seen.route, "status", seen.status,
+			g.logger.InfoContext(ctx, "request", "method", methodOf(r), "route", seen.route, "status", seen.status,
 				"duration_ms", float64(time.Since(started).Microseconds())/1000)
 			if value == http.ErrAbortHandler { //nolint:errorlint // as above
 				panic(value)
@@ -359,11 +391,14 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 }
 
 // dress sets the headers of every answer.
-func dress(header http.Header, ctx context.Context, hsts bool) {
+func dress(ctx context.Context, header http.Header, hsts bool) {
 	header.Set(requestID, telemetry.TraceID(ctx))
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	header.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-site") // pages that may call by CORS still may
 	header.Set("Cache-Control", "private, no-store")
 	if hsts {
 		header.Set("Strict-Transport-Security", "max-age=31536000")
@@ -420,6 +455,12 @@ func (w *record) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
 }
 
+// Flush sends what was written, for handlers that ask for an http.Flusher by name,
+// as gRPC's reflection does.
+func (w *record) Flush() {
+	_ = w.FlushError() // a connection that is gone shows when it is written to
+}
+
 // FlushError sends what was written.
 func (w *record) FlushError() error {
 	w.limit(w.patience)
@@ -452,11 +493,21 @@ func (w *record) limit(d time.Duration) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *record) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// methodOf names a request's method, if it is one that the shop knows; any other
+// is the caller's words.
+func methodOf(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "_OTHER"
+}
+
 // named tells the log, the trace and the metrics what a request asks for.
 func (g *gateway) named(r *http.Request, route string) {
 	recordOf(r.Context()).route = route
 	span := trace.SpanFromContext(r.Context())
-	span.SetName(r.Method + " " + route)
+	span.SetName(methodOf(r) + " " + route)
 	span.SetAttributes(attribute.String("http.route", route))
 	if labeler, ok := otelhttp.LabelerFromContext(r.Context()); ok {
 		labeler.Add(attribute.String("http.route", route))
@@ -488,6 +539,8 @@ func (g *gateway) newProxy(base *url.URL, transport http.RoundTripper) *httputil
 		Rewrite: func(request *httputil.ProxyRequest) {
 			request.SetURL(base)
 			request.SetXForwarded()
+			request.Out.Header.Del("Connection") // no context speaks another protocol after an upgrade
+			request.Out.Header.Del("Upgrade")
 			rewriteHeaders(request.Out.Context(), request.Out.Header)
 		},
 	}

@@ -107,13 +107,13 @@ func (s *shop) GetBook(ctx context.Context, request *catalogv1.GetBookRequest) (
 func (s *shop) ExportAuditLog(
 	_ context.Context, request *compliancev1.ExportAuditLogRequest, stream compliancev1connect.AuditServiceExportAuditLogServerStream,
 ) error {
-	for sequence := max(request.GetFromSequence(), 1); sequence <= 3; sequence++ {
+	for sequence := request.GetAfterSequence() + 1; sequence <= 3; sequence++ {
 		err := stream.Send(&compliancev1.ExportAuditLogResponse{Entry: &compliancev1.AuditEntry{Sequence: sequence, Actor: "ops"}})
 		if err != nil {
 			return err
 		}
 	}
-	if request.GetFromSequence() == 2 {
+	if request.GetAfterSequence() == 1 {
 		return fault.New(fault.ReasonUnavailable, "Wait.")
 	}
 	return nil
@@ -866,6 +866,26 @@ func TestConditionalReads(t *testing.T) {
 	get := catalogv1connect.CatalogServiceGetBookProcedure + "?encoding=json&message=%7B%22id%22%3A%22" + aBook + "%22%7D"
 	if got := b.send(t, http.MethodGet, get, ""); got.status != 200 || got.header.Get("Cache-Control") != "public, max-age=30" {
 		t.Errorf("Connect GET: got %d %v %s", got.status, got.header, got.body)
+	}
+	// By GET a public answer has an ETag, the service's own or its digest, and a client that has it gets none.
+	lists := catalogv1connect.CatalogServiceListBooksProcedure + "?encoding=json&message=%7B%22pageSize%22%3A"
+	for name, path := range map[string]string{"own": get, "digest": lists + "7%7D"} {
+		first := b.send(t, http.MethodGet, path, "")
+		tag := first.header.Get("ETag")
+		again := b.send(t, http.MethodGet, path, "", "If-None-Match", tag)
+		if first.status != 200 || tag == "" || again.status != 304 || again.body != "" || again.header.Get("ETag") != tag || again.header.Get("Cache-Control") != "public, max-age=30" {
+			t.Errorf("Connect GET, %s version: %d %q, again %d %v", name, first.status, tag, again.status, again.header)
+		}
+		if other := b.send(t, http.MethodGet, lists+"8%7D", "", "If-None-Match", tag); other.status != 200 || other.body == "" {
+			t.Errorf("Connect GET, %s version for another answer: %d", name, other.status)
+		}
+	}
+	if wrong := b.send(t, http.MethodGet, catalogv1connect.CatalogServiceGetBookProcedure+"?encoding=json&message=%7B%22id%22%3A%22x%22%7D", ""); wrong.header.Get("Cache-Control") != "private, no-store" || wrong.header.Get("ETag") != "" {
+		t.Errorf("an error may be cached: %v", wrong.header)
+	}
+	mine := b.send(t, http.MethodGet, basketv1connect.BasketServiceGetBasketProcedure+"?encoding=json&message=%7B%7D", "", b.as("alice", "customer")...)
+	if mine.status != 200 || mine.header.Get("Cache-Control") != "private, no-store" {
+		t.Errorf("Connect GET of a basket: %d %v", mine.status, mine.header)
 	}
 	post := b.send(t, http.MethodPost, catalogv1connect.CatalogServiceGetBookProcedure, `{"id":"`+aBook+`"}`)
 	if cache := post.header.Values("Cache-Control"); len(cache) != 1 || cache[0] != "private, no-store" {

@@ -212,6 +212,12 @@ func (g *gateway) limited(w http.ResponseWriter, d limit.Decision) *fault.Error 
 	return fault.New(fault.ReasonRateLimited, "You ask too often. Ask again in %s s.", seconds)
 }
 
+// The headers of a limit, as Go spells them.
+const (
+	limitPolicy = "Ratelimit-Policy"
+	limitLeft   = "Ratelimit"
+)
+
 // showLimit sets the headers of draft-ietf-httpapi-ratelimit-headers, section 3:
 // the policy (q calls in w seconds) and what is left of it (r calls; t seconds
 // until all are back, or until the next is where none is left).
@@ -223,8 +229,8 @@ func showLimit(header http.Header, d limit.Decision) {
 	if !d.Allowed {
 		reset = d.RetryAfter
 	}
-	header.Set("RateLimit-Policy", fmt.Sprintf("%q;q=%d;w=%d", d.Name, d.Calls, int(limit.Window.Seconds())))
-	header.Set("RateLimit", fmt.Sprintf("%q;r=%d;t=%s", d.Name, d.Remaining, wholeSeconds(reset)))
+	header.Set(limitPolicy, fmt.Sprintf("%q;q=%d;w=%d", d.Name, d.Calls, int(limit.Window.Seconds())))
+	header.Set(limitLeft, fmt.Sprintf("%q;r=%d;t=%s", d.Name, d.Remaining, wholeSeconds(reset)))
 }
 
 // wholeSeconds rounds up, to 1 at least: a client that waits so long waits enough.

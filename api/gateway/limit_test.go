@@ -32,6 +32,8 @@ import (
 	"bookworm/internal/rpc"
 )
 
+const limitPolicy, limitLeft = "Ratelimit-Policy", "Ratelimit"
+
 // limited gives a gateway limits, and a Redis to count in.
 func limited(t *testing.T, limits gateway.Limits) func(*gateway.Options) {
 	t.Helper()
@@ -53,7 +55,7 @@ func TestLimitsOverEveryProtocol(t *testing.T) {
 	b := setup(t, limited(t, gateway.Limits{Browse: calls}))
 	callers := b.callers(t)
 	callers["REST"] = func(_ context.Context, token string) (*catalogv1.GetBookResponse, error) {
-		got := b.send(t, http.MethodGet, "/api/v1/books/"+aBook, "", "Authorization", "Bearer "+token)
+		got := b.send(t, http.MethodGet, "/api/v1/books/"+aBook, "", "Authorization", "Bearer "+token) //nolint:contextcheck // the test's own
 		if got.status == http.StatusTooManyRequests && problemOf(t, got)["reason"] == "RATE_LIMITED" {
 			return nil, errLimited
 		}
@@ -83,20 +85,20 @@ func TestWhatALimitSays(t *testing.T) {
 	b := setup(t, limited(t, gateway.Limits{Browse: 600, Write: 2}))
 	alice := b.as("alice", "customer")
 	got := b.send(t, http.MethodGet, "/api/v1/basket", "", alice...)
-	if got.status != 200 || got.header.Get("RateLimit-Policy") != `"browse";q=600;w=60` || got.header.Get("RateLimit") != `"browse";r=599;t=1` || got.header.Get("Retry-After") != "" {
+	if got.status != 200 || got.header.Get(limitPolicy) != `"browse";q=600;w=60` || got.header.Get(limitLeft) != `"browse";r=599;t=1` || got.header.Get("Retry-After") != "" {
 		t.Errorf("a read: %d %v", got.status, got.header)
 	}
 	const item, body = "/api/v1/basket/items/" + aBook, `{"quantity":1}`
 	for want := range 2 {
 		got = b.send(t, http.MethodPut, item, body, alice...)
-		if said := fmt.Sprintf(`"write";r=%d;t=%d`, 1-want, 30*(want+1)); got.status != 200 || got.header.Get("RateLimit") != said {
-			t.Errorf("a write: %d %q, not %q", got.status, got.header.Get("RateLimit"), said)
+		if said := fmt.Sprintf(`"write";r=%d;t=%d`, 1-want, 30*(want+1)); got.status != 200 || got.header.Get(limitLeft) != said {
+			t.Errorf("a write: %d %q, not %q", got.status, got.header.Get(limitLeft), said)
 		}
 	}
 	got = b.send(t, http.MethodPut, item, body, alice...)
 	problemOf(t, got)
 	seconds, err := strconv.Atoi(got.header.Get("Retry-After"))
-	if got.status != 429 || err != nil || seconds < 28 || seconds > 30 || got.header.Get("RateLimit") != fmt.Sprintf(`"write";r=0;t=%d`, seconds) || got.header.Get("RateLimit-Policy") != `"write";q=2;w=60` {
+	if got.status != 429 || err != nil || seconds < 28 || seconds > 30 || got.header.Get(limitLeft) != fmt.Sprintf(`"write";r=0;t=%d`, seconds) || got.header.Get(limitPolicy) != `"write";q=2;w=60` {
 		t.Errorf("one too many: %d %v", got.status, got.header)
 	}
 	if got := b.send(t, http.MethodPut, item, body, b.as("bob", "customer")...); got.status != 200 {
@@ -106,7 +108,7 @@ func TestWhatALimitSays(t *testing.T) {
 		t.Errorf("alice cannot read any more: %d %s", got.status, got.body)
 	}
 	over := b.send(t, http.MethodPost, basketv1connect.BasketServiceSetItemProcedure, `{"bookId":"`+aBook+`","quantity":1}`, alice...)
-	if over.status != 429 || over.json(t)["code"] != "resource_exhausted" || over.header.Get("Retry-After") == "" || over.header.Get("RateLimit") == "" {
+	if over.status != 429 || over.json(t)["code"] != "resource_exhausted" || over.header.Get("Retry-After") == "" || over.header.Get(limitLeft) == "" {
 		t.Errorf("Connect: %d %v %s", over.status, over.header, over.body)
 	}
 	var found bool
@@ -181,7 +183,7 @@ func TestEverythingAtTheDoorIsCounted(t *testing.T) {
 			body = "{}"
 		}
 		first, second := b.send(t, test.method, test.path, body), b.send(t, test.method, test.path, body)
-		if first.status == 429 || second.status != 429 || second.header.Get("RateLimit-Policy") != fmt.Sprintf("%q;q=1;w=60", test.class) {
+		if first.status == 429 || second.status != 429 || second.header.Get(limitPolicy) != fmt.Sprintf("%q;q=1;w=60", test.class) {
 			t.Errorf("%s: got %d, then %d %v", name, first.status, second.status, second.header)
 		}
 	}
@@ -208,7 +210,7 @@ func TestGuessersOfTokensAreBarredBeforeAnythingIsVerified(t *testing.T) {
 	}
 	for i := range 3 {
 		got := b.send(t, http.MethodGet, "/api/v1/basket", "", "Authorization", "Bearer guess"+strconv.Itoa(i))
-		if got.status != 401 || !strings.HasPrefix(got.header.Get("RateLimit"), fmt.Sprintf(`"token";r=%d;`, 2-i)) {
+		if got.status != 401 || !strings.HasPrefix(got.header.Get(limitLeft), fmt.Sprintf(`"token";r=%d;`, 2-i)) {
 			t.Errorf("guess %d: %d %v", i, got.status, got.header)
 		}
 	}
@@ -244,7 +246,7 @@ func TestAnOfficeFitsBehindOneAddress(t *testing.T) {
 			t.Fatalf("clerk %d: %d %v", i, got.status, got.header)
 		}
 	}
-	if got := b.send(t, http.MethodGet, "/api/v1/basket", "", b.as("one more", "customer")...); got.status != 429 || got.header.Get("RateLimit-Policy") != `"browse-address";q=20;w=60` {
+	if got := b.send(t, http.MethodGet, "/api/v1/basket", "", b.as("one more", "customer")...); got.status != 429 || got.header.Get(limitPolicy) != `"browse-address";q=20;w=60` {
 		t.Errorf("a farm of accounts: %d %v", got.status, got.header)
 	}
 	if got := b.send(t, http.MethodGet, "/api/v1/books/"+aBook, ""); got.status != 200 {

@@ -250,9 +250,9 @@ func (c *contract) checkExamples(t *testing.T, at []string) int {
 func eventsOf(t *testing.T, stream string) []map[string]any {
 	t.Helper()
 	var events []map[string]any
-	for _, block := range strings.Split(strings.TrimSpace(stream), "\n\n") {
+	for block := range strings.SplitSeq(strings.TrimSpace(stream), "\n\n") {
 		event := make(map[string]any)
-		for _, line := range strings.Split(block, "\n") {
+		for line := range strings.SplitSeq(block, "\n") {
 			if name, value, ok := strings.Cut(line, ": "); ok && name != "" {
 				event[name] = value
 			}

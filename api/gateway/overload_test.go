@@ -68,7 +68,7 @@ func quantile(times []time.Duration, q float64) time.Duration {
 // A backend that does four calls at once, each in 20 ms, is asked for five times
 // what it can do. Those who are answered hardly wait, and the others learn at once
 // that they are not.
-func TestOverloadIsTurnedAwayAtOnce(t *testing.T) {
+func TestOverloadIsTurnedAwayAtOnce(t *testing.T) { //nolint:paralleltest // it measures
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}

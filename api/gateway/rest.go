@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
@@ -63,21 +64,33 @@ func dial(base *url.URL, breaker *rpc.Breaker) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, request, answer any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
-			return behind(ctx, breaker, func() error { return invoke(ctx, method, request, answer, c, options...) })
-		}),
-		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, c *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption) (stream grpc.ClientStream, err error) {
-			err = behind(ctx, breaker, func() error {
-				stream, err = open(ctx, desc, c, method, options...)
-				return err
-			})
-			return stream, err
-		}),
+		grpc.WithUnaryInterceptor(unaryBehind(breaker)),
+		grpc.WithStreamInterceptor(streamBehind(breaker)),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", base.Host, err)
 	}
 	return connection, nil
+}
+
+func unaryBehind(b *rpc.Breaker) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, in, out any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+		return behind(ctx, b, func() error { return invoke(ctx, method, in, out, c, o...) })
+	}
+}
+
+// streamBehind asks the breaker when a stream is opened. What happens to it later
+// says little of the service.
+func streamBehind(b *rpc.Breaker) grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, c *grpc.ClientConn, method string, open grpc.Streamer, o ...grpc.CallOption) (
+		stream grpc.ClientStream, err error,
+	) {
+		err = behind(ctx, b, func() error {
+			stream, err = open(ctx, desc, c, method, o...)
+			return err
+		})
+		return stream, err
+	}
 }
 
 // behind makes a call behind a breaker. An error that the service gave, which has
@@ -126,6 +139,10 @@ func (g *gateway) translator() *runtime.ServeMux {
 
 // serveREST answers below /api/v1. HEAD is GET without the body; a stream has none.
 func (g *gateway) serveREST(w http.ResponseWriter, r *http.Request) {
+	if !utf8.ValidString(r.URL.Path) {
+		g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The path is not UTF-8."))
+		return
+	}
 	out := r.WithContext(r.Context())
 	out.Header = r.Header.Clone()
 	for _, header := range []string{"Grpc-Timeout", "Te"} { // mean something to the translator, and nothing in REST
@@ -167,7 +184,7 @@ func (g *gateway) unrouted(_ context.Context, _ *runtime.ServeMux, _ runtime.Mar
 			}
 		}
 		if len(allowed) == 0 {
-			g.unrouted(r.Context(), nil, nil, w, r, http.StatusNotFound)
+			g.refuse(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
 			return
 		}
 		slices.Sort(allowed)
@@ -195,7 +212,8 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, fault.New(fault.ReasonInternal, "").WithCause(fmt.Errorf("no route for %s %s", r.Method, pattern)))
 			return
 		}
-		if strings.Contains(path.Base(r.URL.Path), ":") && !known.matches(r.URL.Path) { // to the translator the verb of another route is part of the last variable
+		// To the translator the verb of another route is part of the last variable.
+		if strings.Contains(path.Base(r.URL.Path), ":") && !known.matches(r.URL.Path) {
 			g.unrouted(r.Context(), nil, nil, w, r, http.StatusMethodNotAllowed)
 			return
 		}
@@ -207,7 +225,16 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, f)
 			return
 		}
-		for name := range r.URL.Query() {
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil { // the translator would leave out what it cannot read
+			g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The query cannot be read.").WithCause(err))
+			return
+		}
+		for name, values := range query {
+			if !utf8.ValidString(strings.Join(values, "")) {
+				g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The query parameter %q is not UTF-8.", name).WithField(name, "is not UTF-8"))
+				return
+			}
 			if !known.hasQuery(name) {
 				g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "unknown query parameter %q", name).
 					WithField(name, "is not a query parameter of this request"))

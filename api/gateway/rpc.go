@@ -3,7 +3,10 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httputil"
@@ -14,9 +17,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect/v2"
-	"connectrpc.com/connect/v2/connecthttp"
 	"connectrpc.com/connect/v2/connectproto"
-	"connectrpc.com/grpcreflect/v2"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -53,7 +54,7 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		for _, detail := range unknown.Details() {
 			unimplemented = unimplemented.WithDetail(detail)
 		}
-		g.writeRPC(w, r, unimplemented)
+		g.writeRPC(missing{w, http.StatusNotFound}, r, unimplemented)
 		return
 	}
 	g.named(r, r.URL.Path)
@@ -79,9 +80,29 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer end()
-	w.Header().Del("Cache-Control") // the answer gets its own
-	called.proxy.ServeHTTP(w, r)
+	w.Header().Del("Cache-Control")                                        // the answer gets its own
+	called.proxy.ServeHTTP(missing{w, http.StatusUnsupportedMediaType}, r) // of a known procedure only a coding can be missing
 }
+
+// missing is a writer for what the caller asked for and the shop does not have. In
+// Connect's mapping unimplemented is 501, which monitors take for a failure of the
+// shop; clients read the code from the body.
+type missing struct {
+	http.ResponseWriter
+
+	status int
+}
+
+// WriteHeader writes the status that is in place of 501.
+func (w missing) WriteHeader(status int) {
+	if status == http.StatusNotImplemented {
+		status = w.status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w missing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // refuseRPC answers with a fault in the caller's protocol.
 func (g *gateway) refuseRPC(w http.ResponseWriter, r *http.Request, f *fault.Error) {
@@ -165,6 +186,7 @@ func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.Re
 		good := response.StatusCode == http.StatusOK || response.StatusCode == http.StatusNotModified
 		if ok && good && response.Request.Method == http.MethodGet && isPublic(called.method) {
 			response.Header.Set("Cache-Control", publicCache)
+			return cacheable(response)
 		}
 		return nil
 	}
@@ -177,6 +199,33 @@ func (g *gateway) proxy(base *url.URL, transport http.RoundTripper) *httputil.Re
 		g.refuseRPC(w, r, fault.New(fault.ReasonUnavailable, "A part of the shop cannot be reached.").WithCause(err))
 	}
 	return proxy
+}
+
+// cacheable gives a public answer to a GET an ETag, the service's own or else its
+// digest, and turns it into 304 where the client has that version.
+func cacheable(response *http.Response) error {
+	tag := strings.Trim(response.Header.Get("ETag"), `"`)
+	if tag == "" {
+		body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+		if err != nil {
+			return fmt.Errorf("read the answer: %w", err)
+		}
+		response.Body = io.NopCloser(bytes.NewReader(body))
+		sum := sha256.Sum256(body)
+		tag = base64.RawURLEncoding.EncodeToString(sum[:12])
+		response.Header.Set("ETag", `"`+tag+`"`)
+	}
+	if !matches(response.Request.Header.Get("If-None-Match"), tag) {
+		return nil
+	}
+	if err := response.Body.Close(); err != nil {
+		return fmt.Errorf("leave the answer: %w", err)
+	}
+	response.StatusCode, response.Body = http.StatusNotModified, http.NoBody
+	for _, name := range []string{"Content-Length", "Content-Type", "Content-Encoding"} {
+		response.Header.Del(name)
+	}
+	return nil
 }
 
 // rewriteHeaders gives a request on its way to a backend this request's trace,
@@ -219,11 +268,7 @@ func (g *gateway) reflect() http.Handler {
 	}
 	slices.Sort(services)
 	services = slices.Compact(services)
-	server := connect.NewServer()
-	grpcreflect.Register(server, grpcreflect.WithNamer(grpcreflect.NamerFunc(func() []string { return services })))
-	mux := http.NewServeMux()
-	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(rpc.MaxRequest))
-	return mux
+	return rpc.Reflection(services)
 }
 
 // webhookPath is where the payment provider reports; the finance context serves

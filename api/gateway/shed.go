@@ -151,12 +151,13 @@ func (g *gateway) shed(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		r = r.WithContext(telemetry.EnsureTrace(r.Context()))
-		dress(w.Header(), r.Context(), g.hsts)
+		ctx := telemetry.EnsureTrace(r.Context())
+		r = r.WithContext(ctx)
+		dress(ctx, w.Header(), g.hsts)
 		if g.cors != nil {
 			g.cors.HandlerFunc(w, r)
 		}
-		g.refuseRPC(w, r, g.shedder.turnAway(r.Context(), i))
+		g.refuseRPC(w, r, g.shedder.turnAway(ctx, i))
 	})
 }
 

@@ -177,20 +177,15 @@ func (g *gateway) readRequest(r *http.Request, known route, parameters map[strin
 	if err := runtime.PopulateQueryParameters(request, r.URL.Query(), utilities.NewDoubleArray(nil)); err != nil {
 		return malformed(err)
 	}
-	fields := known.method.Input().Fields()
-	after, from := fields.ByName("after_sequence"), fields.ByName("from_sequence")
-	if seen := r.Header.Get(lastEventID); seen != "" && (after != nil || from != nil) {
-		number, err := strconv.ParseInt(seen, 10, 64)
+	resumed := known.method.Input().Fields().ByName("after_sequence")
+	if seen := r.Header.Get(lastEventID); seen != "" && resumed != nil {
+		number, err := strconv.ParseUint(seen, 10, 63) // without a sign, as ids are written
 		if err != nil {
 			return fault.New(fault.ReasonMalformedRequest, "The %s header is not the id of an event.", lastEventID).
 				WithField(lastEventID, "is not a number")
 		}
 		// It is newer than the address, which a browser repeats as it was.
-		if after != nil {
-			request.ProtoReflect().Set(after, protoreflect.ValueOfInt64(number))
-		} else {
-			request.ProtoReflect().Set(from, protoreflect.ValueOfInt64(number+1))
-		}
+		request.ProtoReflect().Set(resumed, protoreflect.ValueOfInt64(int64(number)))
 	}
 	return nil
 }

@@ -194,7 +194,8 @@ func TestResumeOverREST(t *testing.T) {
 		"no number":         {"GET", events + "?after_sequence=x", "", alice, 400, "MALFORMED_REQUEST", "after_sequence"},
 		"unknown parameter": {"GET", events + "?after=1", "", alice, 400, "MALFORMED_REQUEST", "after"},
 		"bad event id":      {"GET", events, "", append(alice, "Last-Event-ID", "1; drop"), 400, "MALFORMED_REQUEST", "Last-Event-ID"},
-		"negative event id": {"GET", events, "", append(alice, "Last-Event-ID", "-3"), 400, "INVALID_ARGUMENT", "after_sequence"},
+		"negative event id": {"GET", events, "", append(alice, "Last-Event-ID", "-3"), 400, "MALFORMED_REQUEST", "Last-Event-ID"},
+		"signed event id":   {"GET", events, "", append(alice, "Last-Event-ID", "+3"), 400, "MALFORMED_REQUEST", "Last-Event-ID"},
 		"nobody":            {"GET", events, "", nil, 401, "TOKEN_MISSING", ""},
 		"an administrator":  {"GET", events, "", b.as("root", "admin"), 403, "ACCESS_DENIED", ""},
 		"bad token":         {"POST", messages, `{"text":"x"}`, []string{"Authorization", "Bearer x"}, 401, "TOKEN_INVALID", ""},
@@ -293,7 +294,7 @@ func hasty(unary, heartbeat, write time.Duration) func(context.Context, gateway.
 func TestStreamsOutliveTheLimitsOfCalls(t *testing.T) {
 	t.Parallel()
 	const unary = 50 * time.Millisecond
-	b := setupWith(t, hasty(unary, 10*time.Millisecond, time.Second), func(o *gateway.Options) { o.Timeout = unary })
+	b := setupWith(t, hasty(unary, 10*time.Millisecond, 2*unary), func(o *gateway.Options) { o.Timeout = unary })
 	authorization := b.as("alice", "customer")
 	b.send(t, http.MethodGet, "/api/v1/basket", "", authorization...) // fetches the keys
 	b.shop.answerTurn(func(ctx context.Context, _ proto.Message, send func(*chatv1.TurnEvent) error) error {

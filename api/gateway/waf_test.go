@@ -41,7 +41,9 @@ func TestFirewallRefusesAttacksAtTheDoor(t *testing.T) {
 			"application/json", http.StatusForbidden,
 		},
 		"Connect GET": {
-			http.MethodGet, func(q string) string { return list + "?connect=v1&encoding=json&message=" + url.QueryEscape(`{"query":"`+q+`"}`) }, nil,
+			http.MethodGet, func(q string) string {
+				return list + "?connect=v1&encoding=json&message=" + url.QueryEscape(`{"query":"`+q+`"}`)
+			}, nil,
 			"", http.StatusForbidden,
 		},
 		"gRPC-Web": { // which says it in the trailers

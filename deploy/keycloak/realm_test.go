@@ -36,8 +36,10 @@ type realm struct {
 	Roles                    struct {
 		Realm []role `json:"realm"`
 	} `json:"roles"`
-	DefaultRole   struct{ Name string } `json:"defaultRole"`
-	ClientScopes  []scope               `json:"clientScopes"`
+	DefaultRole struct {
+		Name string `json:"name"`
+	} `json:"defaultRole"`
+	ClientScopes  []scope `json:"clientScopes"`
 	ScopeMappings []struct {
 		Client string   `json:"client"`
 		Roles  []string `json:"roles"`
@@ -62,20 +64,20 @@ type scope struct {
 }
 
 type client struct {
-	ID              string            `json:"clientId"`
-	Public          bool              `json:"publicClient"`
-	Code            bool              `json:"standardFlowEnabled"`
-	Implicit        bool              `json:"implicitFlowEnabled"`
-	Password        bool              `json:"directAccessGrantsEnabled"`
-	ServiceAccount  bool              `json:"serviceAccountsEnabled"`
-	FullScope       bool              `json:"fullScopeAllowed"`
-	Secret          string            `json:"secret"`
-	RedirectURIs    []string          `json:"redirectUris"`
-	WebOrigins      []string          `json:"webOrigins"`
-	Attributes      map[string]string `json:"attributes"`
-	DefaultScopes   []string          `json:"defaultClientScopes"`
-	OptionalScopes  []string          `json:"optionalClientScopes"`
-	Authenticator   string            `json:"clientAuthenticatorType"`
+	ID             string            `json:"clientId"`
+	Public         bool              `json:"publicClient"`
+	Code           bool              `json:"standardFlowEnabled"`
+	Implicit       bool              `json:"implicitFlowEnabled"`
+	Password       bool              `json:"directAccessGrantsEnabled"`
+	ServiceAccount bool              `json:"serviceAccountsEnabled"`
+	FullScope      bool              `json:"fullScopeAllowed"`
+	Secret         string            `json:"secret"`
+	RedirectURIs   []string          `json:"redirectUris"`
+	WebOrigins     []string          `json:"webOrigins"`
+	Attributes     map[string]string `json:"attributes"`
+	DefaultScopes  []string          `json:"defaultClientScopes"`
+	OptionalScopes []string          `json:"optionalClientScopes"`
+	Authenticator  string            `json:"clientAuthenticatorType"`
 }
 
 type user struct {

@@ -629,6 +629,44 @@ func TestIssueWith(t *testing.T) {
 	}
 }
 
+func TestExchangeKeepsTheTokensLimits(t *testing.T) {
+	t.Parallel()
+	server := start(t, identity.Options{})
+	s := newShop(t, server)
+	exchange := func(change map[string]any) (int, map[string]any) {
+		token, err := server.IssueWith("alice", change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := send(t, http.DefaultClient, http.MethodPost, strings.Replace(s.oauth.Endpoint.TokenURL, "://", "://bookworm-chat:"+identity.DefaultServiceSecret+"@", 1), url.Values{
+			"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {token},
+			"subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		})
+		answer := make(map[string]any)
+		if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
+			t.Fatal(err)
+		}
+		return got.status, answer
+	}
+	end := time.Now().Add(20 * time.Second).Truncate(time.Second)
+	status, answer := exchange(map[string]any{"exp": end, "sub": "somebody else", "email": "somebody@bookworm.example"})
+	raw, _ := answer["access_token"].(string)
+	verified, c := s.accept(t, raw)
+	if status != http.StatusOK || !verified.Expiry.Equal(end) || c.Subject != "somebody else" || c.Email != "somebody@bookworm.example" || c.AuthorizedParty != "bookworm-chat" {
+		t.Errorf("got %d %v until %v", status, c, verified.Expiry)
+	}
+	if _, ok := answer["refresh_token"]; ok {
+		t.Error("an exchange gives a refresh token")
+	}
+	for name, change := range map[string]map[string]any{
+		"another audience": {"aud": []string{"another-api"}}, "no audience": {"aud": nil}, "expired": {"exp": time.Now().Add(-time.Second)},
+	} {
+		if status, answer := exchange(change); status < http.StatusBadRequest || answer["access_token"] != nil {
+			t.Errorf("%s: %d %v", name, status, answer)
+		}
+	}
+}
+
 func TestJWKSHoldsNoPrivateKey(t *testing.T) {
 	t.Parallel()
 	server := start(t, identity.Options{})

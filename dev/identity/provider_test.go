@@ -51,7 +51,6 @@ const briefLife = 3 * time.Second
 // where one is, against a real Keycloak.
 func everywhere(t *testing.T, which kind, test func(*testing.T, provider)) {
 	t.Helper()
-	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
 		test(t, newEmbedded(t, which))

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"bookworm/internal/fault"
@@ -247,6 +249,52 @@ func TestErasureWaitsForATurnThatDoesNotEnd(t *testing.T) {
 	}
 	if found := personaltest.Find(t, b.db, Schema.Name, "alice"); len(found) > 0 {
 		t.Errorf("left: %v", found)
+	}
+}
+
+// TestEndOfAnErasedTurnBringsNobodyBack has a turn whose engine died be erased in
+// the middle of being ended, where its usage is about to be written.
+func TestEndOfAnErasedTurnBringsNobodyBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	dead, _, err := b.store.begin(t.Context(), opening{
+		id: uuid.New(), subject: "alice", question: "alice asks", owner: uuid.New(), lease: time.Nanosecond, turnTokens: 5000, dayTokens: 1 << 40,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watcher, err := pgx.Connect(t.Context(), b.url) // a superuser, who sees what others wait for
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = watcher.Close(context.Background()) }()
+	erasure, err := b.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = erasure.Rollback(context.Background()) }()
+	if _, err := erasure.Exec(t.Context(), `delete from usage where subject = 'alice'`); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- b.store.endAbandoned(t.Context(), dead.id) }()
+	b.await("the end to wait for the usage", func() bool {
+		var waits bool
+		err := watcher.QueryRow(t.Context(), `
+			select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`).Scan(&waits)
+		return err == nil && waits
+	})
+	if _, err := erasure.Exec(t.Context(), `delete from conversation where subject = 'alice'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := erasure.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, ended, "the end"); err != nil {
+		t.Error(err)
+	}
+	if found := personaltest.Find(t, b.db, Schema.Name, "alice"); len(found) > 0 {
+		t.Errorf("came back: %v", found)
 	}
 }
 

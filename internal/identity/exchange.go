@@ -53,7 +53,7 @@ type exchanged struct {
 
 // NewExchanger returns an Exchanger of a service. It does not wait for the provider.
 func NewExchanger(config ServiceConfig) *Exchanger {
-	known, _ := lru.New[[sha256.Size]byte, exchanged](exchangesSize) //nolint:errcheck // fails for sizes below 1
+	known, _ := lru.New[[sha256.Size]byte, exchanged](exchangesSize) // fails for sizes below 1
 	transport := http.DefaultTransport.(*http.Transport).Clone()     //nolint:forcetypeassert // it is one, documented
 	transport.MaxIdleConnsPerHost = 32                               // many people arrive at once; the default is 2
 	return &Exchanger{

@@ -150,8 +150,9 @@ func TestACallComesBackWhenItWasSaid(t *testing.T) {
 		if !first.Allowed || first.Remaining != 599 || first.RetryAfter != 0 || first.Reset < 90*time.Millisecond || first.Reset > 101*time.Millisecond {
 			t.Errorf("%s: the first is %+v", name, first)
 		}
-		var refused limit.Decision
-		for refused = take(limiter); refused.Allowed; refused = take(limiter) {
+		refused := take(limiter)
+		for refused.Allowed {
+			refused = take(limiter)
 		}
 		if refused.RetryAfter <= 0 || refused.RetryAfter > 101*time.Millisecond || refused.Reset < 59*time.Second || refused.Reset > time.Minute {
 			t.Errorf("%s: refused with %+v", name, refused)
@@ -333,7 +334,7 @@ func TestCallersWhoLeaveDoNotOpenTheBreaker(t *testing.T) {
 }
 
 // TestADecisionIsFast holds the goal of 0.5 ms at the median on loopback.
-func TestADecisionIsFast(t *testing.T) {
+func TestADecisionIsFast(t *testing.T) { //nolint:paralleltest // it measures
 	if realRedis == "" {
 		t.Skip("no Redis")
 	}

@@ -105,8 +105,9 @@ func (s *ShopperSealer) Seal(ctx context.Context, subject, label string, v any) 
 	if err != nil {
 		return nil, fmt.Errorf("seal %T: %w", v, err)
 	}
-	sealed := append([]byte{shopperVersion}, key.ID[:]...)
-	return append(sealed, key.aead.Seal(nil, nil, plain, associated(subject, label))...), nil //nolint:gosec // the mode makes a random nonce itself and takes none
+	header := append([]byte{shopperVersion}, key.ID[:]...)
+	//nolint:gosec // the mode makes a random nonce itself and takes none
+	return key.aead.Seal(header, nil, plain, associated(subject, label)), nil
 }
 
 // Open decrypts a sealed value into v. Errors: ErrErased; ErrSealed for a value

@@ -168,7 +168,8 @@ func TestRapidResets(t *testing.T) {
 		}
 		now := running.Add(1)
 		defer running.Add(-1)
-		for seen := most.Load(); now > seen && !most.CompareAndSwap(seen, now); seen = most.Load() {
+		for seen := most.Load(); now > seen; seen = most.Load() {
+			most.CompareAndSwap(seen, now)
 		}
 		<-release // works on, whatever becomes of its caller
 	}), rpc.ServeOptions{Streams: streams})
@@ -273,7 +274,7 @@ func shown(t *testing.T, address string, version uint16) (name, protocol string,
 		return "", "", fmt.Errorf("dial: %w", err)
 	}
 	defer connection.Close()
-	state := connection.(*tls.Conn).ConnectionState() //nolint:forcetypeassert // documented
+	state := connection.(*tls.Conn).ConnectionState()
 	return state.PeerCertificates[0].Subject.CommonName, state.NegotiatedProtocol, nil
 }
 

@@ -505,6 +505,11 @@ func TestClientCredentials(t *testing.T) {
 	if _, _, answer := b.post(t, getBook, `{"id":"`+aBook+`"}`, "Authorization", alice); reason(t, answer) != "TOKEN_MISSING" {
 		t.Errorf("got %v", answer)
 	}
+	ctx, call := connect.NewClientContext(t.Context())
+	call.RequestHeader().Set("Authorization", alice)
+	if _, err := b.basket("").GetBasket(ctx, &basketv1.GetBasketRequest{}); !fault.Is(err, fault.ReasonTokenMissing) {
+		t.Errorf("a header of its own went along: %v", err)
+	}
 	// A service's own credential that is refused is not the shopper's fault.
 	b.service.getBook = func(ctx context.Context, _ *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error) {
 		_, err := b.basket("forged").GetBasket(ctx, &basketv1.GetBasketRequest{})

@@ -215,7 +215,7 @@ func legitimate(t testing.TB) []*http.Request {
 		{http.MethodGet, "/.well-known/agent-card.json"},
 		{http.MethodDelete, "/api/v1/books/" + aBook + "/reviews/mine"},
 		{http.MethodGet, "/api/v1/chat/turns/" + aBook + "/events?after_sequence=7"},
-		{http.MethodGet, "/api/v1/audit/entries:export?from_sequence=1"},
+		{http.MethodGet, "/api/v1/audit/entries:export?after_sequence=1"},
 	} {
 		add(r[0], r[1], "")
 	}

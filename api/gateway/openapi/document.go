@@ -128,30 +128,30 @@ func problemSchema() *jsonschema.Schema {
 	for _, reason := range slices.Sorted(maps.Keys(fault.Reasons)) {
 		reasons = append(reasons, string(reason))
 	}
-	text := func(description string) *jsonschema.Schema {
+	say := func(description string) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string", Description: description}
 	}
-	problemType := text("The kind of problem; its last part is the reason in lower case.")
+	problemType := say("The kind of problem; its last part is the reason in lower case.")
 	problemType.Format = "uri"
-	reason := text("A stable word to branch on. It is never renamed and never changes its status.")
+	reason := say("A stable word to branch on. It is never renamed and never changes its status.")
 	reason.Enum = reasons
 	return &jsonschema.Schema{
 		Type: "object", Description: "An error, as RFC 9457 says.",
 		Required: []string{"type", "title", "status", "detail", "reason"},
 		Properties: map[string]*jsonschema.Schema{
 			"type":     problemType,
-			"title":    text("The kind of problem in a sentence, the same for every occurrence."),
+			"title":    say("The kind of problem in a sentence, the same for every occurrence."),
 			"status":   {Type: "integer", Description: "The HTTP status, once more.", Minimum: new(400.0), Maximum: new(599.0)},
-			"detail":   text("What happened here, for people."),
+			"detail":   say("What happened here, for people."),
 			"reason":   reason,
-			"trace_id": text("The id under which the shop finds this request in its logs and traces; X-Request-Id says the same."),
+			"trace_id": say("The id under which the shop finds this request in its logs and traces; X-Request-Id says the same."),
 			"errors": {
 				Type: "array", Description: "The fields of the request that are not valid.",
 				Items: &jsonschema.Schema{
 					Type: "object", Required: []string{"field", "message"},
 					Properties: map[string]*jsonschema.Schema{
-						"field":   text("Path of the field in the request, or name of the header or parameter."),
-						"message": text("What is wrong with it."),
+						"field":   say("Path of the field in the request, or name of the header or parameter."),
+						"message": say("What is wrong with it."),
 					},
 					PropertyOrder: []string{"field", "message"},
 				},

@@ -156,7 +156,10 @@ func (m *maker) headerParameters(o Operation) []parameter {
 			Name: "Idempotency-Key", In: "header", Required: true,
 			Description: "A key of the caller's own, for example a UUID, bare or in double quotes. The same key with the same request has the same answer, " +
 				"with Idempotent-Replayed: true; with another request it is an error. It belongs to the caller and this procedure. A refusal leaves it free.",
-			Schema: &jsonschema.Schema{Type: "string", MinLength: new(1), MaxLength: new(255), Pattern: "^[!#-~][!-~]*$", Examples: []any{"b1d8a4f0-6a0a-4d7c-9f2f-2f6b1f0f9f33"}},
+			Schema: &jsonschema.Schema{
+				Type: "string", MinLength: new(1), MaxLength: new(255), Pattern: "^[!#-~][!-~]*$",
+				Examples: []any{"b1d8a4f0-6a0a-4d7c-9f2f-2f6b1f0f9f33"},
+			},
 		})
 	}
 	if changesVersion(o) {
@@ -166,7 +169,7 @@ func (m *maker) headerParameters(o Operation) []parameter {
 			Schema:      &jsonschema.Schema{Type: "string"},
 		})
 	}
-	if versioned, _ := m.versioned(o); versioned && o.Verb == http.MethodGet {
+	if m.versioned(o) && o.Verb == http.MethodGet {
 		all = append(all, parameter{
 			Name: "If-None-Match", In: "header",
 			Description: "ETags of versions that the caller has. If the answer would be one of them, it is 304 without a body.",
@@ -177,7 +180,7 @@ func (m *maker) headerParameters(o Operation) []parameter {
 		all = append(all, parameter{
 			Name: "Last-Event-ID", In: "header",
 			Description: "The id of the last event that was seen, as a browser's EventSource sends it by itself. It counts more than " + string(resumed.Name()) + ".",
-			Schema:      &jsonschema.Schema{Type: "string", Pattern: "^[0-9]{1,18}$"},
+			Schema:      &jsonschema.Schema{Type: "string", Pattern: "^[0-9]{0,19}$"},
 		})
 	}
 	return all
@@ -196,19 +199,19 @@ func changesVersion(o Operation) bool {
 	return message.Fields().ByName("etag") != nil
 }
 
-// versioned reports whether an answer has an ETag, and whether it always has. The
+// versioned reports whether an answer has an ETag. The
 // gateway gives every public answer one, and every other that is a thing with an
 // etag of its own.
-func (m *maker) versioned(o Operation) (versioned, public bool) {
+func (m *maker) versioned(o Operation) bool {
 	if o.Method.IsStreamingServer() {
-		return false, false
+		return false
 	}
-	public = o.Verb == http.MethodGet && accessOf(o.Method).anonymous()
+	public := o.Verb == http.MethodGet && accessOf(o.Method).anonymous()
 	message := o.Method.Output()
 	if field := message.Fields().ByName(responseField(o.Method)); field != nil && field.Message() != nil {
 		message = field.Message()
 	}
-	return public || message.Fields().ByName("etag") != nil, public
+	return public || message.Fields().ByName("etag") != nil
 }
 
 // responseField names the field of the answer that is the whole body, or "".
@@ -223,7 +226,7 @@ func (m *maker) requestBody(o Operation) (*requestBody, error) {
 	}
 	var schema *jsonschema.Schema
 	var err error
-	required := false
+	var required bool
 	if o.Body == "*" {
 		name := nameOf(o.Method.Input())
 		if _, err := m.schemas.claim(name, o.Method.Input()); err != nil {
@@ -253,12 +256,21 @@ func (m *maker) answer(o Operation) (*jsonschema.Schema, error) {
 	return m.schemas.written(o.Method.Output())
 }
 
+const conversation = "conversation_id"
+
 // event returns the schema of one server-sent event whose data is a message with
 // the conversation's id.
 func (m *maker) event(message protoreflect.MessageDescriptor) (*jsonschema.Schema, error) {
 	data, err := m.schemas.written(message)
 	if err != nil {
 		return nil, err
+	}
+	// On a stream the event says of which conversation it is.
+	component := m.schemas.components[nameOf(message)]
+	if component.Properties[conversation] == nil {
+		component.Properties[conversation] = &jsonschema.Schema{Type: "string", Description: "The conversation's UUID."}
+		component.PropertyOrder = append([]string{conversation}, component.PropertyOrder...)
+		component.Required = append([]string{conversation}, component.Required...)
 	}
 	var kinds []any
 	for i := range message.Oneofs().Len() {
@@ -272,12 +284,7 @@ func (m *maker) event(message protoreflect.MessageDescriptor) (*jsonschema.Schem
 		Properties: map[string]*jsonschema.Schema{
 			"id":    {Type: "string", Description: "The event's number; none on an error that broke the stream off.", Pattern: "^[0-9]+$"},
 			"event": {Type: "string", Description: "Its kind.", Enum: kinds},
-			"data": {Type: "string", Description: "Its JSON.", ContentMediaType: asJSON, ContentSchema: &jsonschema.Schema{
-				AllOf: []*jsonschema.Schema{data, {
-					Type: "object", Required: []string{"conversation_id"},
-					Properties: map[string]*jsonschema.Schema{"conversation_id": {Type: "string", Description: "The conversation's UUID."}},
-				}},
-			}},
+			"data":  {Type: "string", Description: "Its JSON.", ContentMediaType: asJSON, ContentSchema: data},
 		},
 		PropertyOrder: []string{"id", "event", "data"},
 	}, nil
@@ -289,7 +296,7 @@ func (m *maker) responses(o Operation, access access) (map[string]*response, err
 		return nil, err
 	}
 	all := map[string]*response{"200": success}
-	if versioned, _ := m.versioned(o); versioned && o.Verb == http.MethodGet {
+	if m.versioned(o) && o.Verb == http.MethodGet {
 		all["304"] = &response{Description: "The caller has this version.", Headers: headersOf("ETag", "Cache-Control", "X-Request-Id")}
 	}
 	shared := m.shared()
@@ -331,7 +338,7 @@ func (m *maker) success(o Operation) (*response, error) {
 	if slices.Contains(m.named(o), fault.ReasonKeyMissing) {
 		names = append(names, "Idempotent-Replayed")
 	}
-	if versioned, _ := m.versioned(o); versioned {
+	if m.versioned(o) {
 		names = append(names, "ETag")
 	}
 	body := media{Schema: schema, Example: m.Examples[string(o.Method.Name())].Response}
@@ -433,14 +440,18 @@ func (m *maker) problem(reason fault.Reason) *instance {
 
 // headers are those of answers.
 var headers = map[string]header{
-	"ETag":                {Description: "Version of the answer; opaque.", Schema: &jsonschema.Schema{Type: "string", Pattern: `^"[^"]*"$`}},
-	"Cache-Control":       {Description: "Who may keep the answer, and for how long.", Required: true, Schema: &jsonschema.Schema{Type: "string"}},
-	"X-Request-Id":        {Description: "The trace id, under which the shop finds the request in its logs.", Required: true, Schema: &jsonschema.Schema{Type: "string", Pattern: "^[0-9a-f]{32}$"}},
-	"RateLimit":           {Description: "What is left of the limits that the call counts against, and the seconds until there is more.", Schema: &jsonschema.Schema{Type: "string"}},
-	"RateLimit-Policy":    {Description: "The limits that the call counts against, and their windows in seconds.", Schema: &jsonschema.Schema{Type: "string"}},
-	"Retry-After":         {Description: "Seconds to wait before trying again.", Required: true, Schema: &jsonschema.Schema{Type: "integer", Minimum: new(0.0)}},
-	"WWW-Authenticate":    {Description: "How to authenticate.", Required: true, Schema: &jsonschema.Schema{Type: "string"}},
-	"Idempotent-Replayed": {Description: "true when the answer was given before, to the same key.", Schema: &jsonschema.Schema{Type: "string", Enum: []any{"true"}}},
+	"Cache-Control":       {Description: "Who may keep the answer, and for how long.", Required: true, Schema: text("")},
+	"ETag":                {Description: "Version of the answer; opaque.", Schema: text(`^"[^"]*"$`)},
+	"Idempotent-Replayed": {Description: "true when the answer was given before, to the same key.", Schema: text("^true$")},
+	"RateLimit":           {Description: "What is left of the limits that the call counts against, and the seconds until there is more.", Schema: text("")},
+	"RateLimit-Policy":    {Description: "The limits that the call counts against, and their windows in seconds.", Schema: text("")},
+	"Retry-After":         {Description: "Seconds to wait before trying again.", Required: true, Schema: text("^[0-9]+$")},
+	"WWW-Authenticate":    {Description: "How to authenticate.", Required: true, Schema: text("")},
+	"X-Request-Id":        {Description: "The trace id, under which the shop finds the request in its logs.", Required: true, Schema: text("^[0-9a-f]{32}$")},
+}
+
+func text(pattern string) *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string", Pattern: pattern}
 }
 
 func headersOf(names ...string) map[string]header {

@@ -183,16 +183,16 @@ func maskable(field protoreflect.FieldDescriptor) []string {
 const fieldMask = "google.protobuf.FieldMask"
 
 func (s *schemas) object(message protoreflect.MessageDescriptor) *jsonschema.Schema {
-	description := s.comments[message.FullName()]
+	sentences := []string{s.comments[message.FullName()]}
 	for i := range message.Oneofs().Len() {
 		var names []string
 		fields := message.Oneofs().Get(i).Fields()
 		for j := range fields.Len() {
 			names = append(names, string(fields.Get(j).Name()))
 		}
-		description += " It has one of: " + strings.Join(names, ", ") + "."
+		sentences = append(sentences, "It has one of: "+strings.Join(names, ", ")+".")
 	}
-	return &jsonschema.Schema{Type: "object", Description: description, Properties: make(map[string]*jsonschema.Schema)}
+	return &jsonschema.Schema{Type: "object", Description: strings.Join(sentences, " "), Properties: make(map[string]*jsonschema.Schema)}
 }
 
 // describe adds what the contract says of a field in words.
@@ -218,7 +218,7 @@ func (s *schemas) field(
 	}
 	var one *jsonschema.Schema
 	var err error
-	switch field.Kind() { //nolint:exhaustive // the default says what the contracts do not use
+	switch field.Kind() {
 	case protoreflect.MessageKind:
 		one, err = message(field.Message())
 	case protoreflect.EnumKind:

@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -34,6 +35,7 @@ import (
 	complianceapi "bookworm/api/compliance"
 	financeapi "bookworm/api/finance"
 	"bookworm/api/gateway"
+	"bookworm/api/gateway/status"
 	notificationapi "bookworm/api/notification"
 	orderingapi "bookworm/api/ordering"
 	ratingapi "bookworm/api/rating"
@@ -508,6 +510,7 @@ func financeWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.optional["payment provider"] = p.answers(cmp.Or(p.config.StripeURL, "https://api.stripe.com"))
 	return workers.Finance(c, &financeactivities.Activities{
 		Payments: finance.NewStore(db), Sealer: sealer,
 		Provider: finance.NewProvider(finance.ProviderConfig{
@@ -530,6 +533,7 @@ func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the mail sender: %w", err)
 	}
+	p.optional["mail"] = sender.Reach
 	activities, err := notificationactivities.New(store, sender, sealer, p.tel.Logger, p.tel.MeterProvider)
 	if err != nil {
 		return nil, err
@@ -577,6 +581,9 @@ func complianceWorker(p *parts, c client.Client) (worker.Worker, error) {
 	return workers.Compliance(c, &complianceactivities.Activities{Privacy: privacy, Log: compliance.NewStore(db), Holders: holders}), nil
 }
 
+// publicStreams is how many requests at once a stranger may have on one connection.
+const publicStreams = 250
+
 // Gateway is the one public door.
 func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []string, listener net.Listener) error {
 	err := c.require("ISSUER_URL", "CATALOG_URL", "BASKET_URL", "ORDERING_URL", "FINANCE_URL", "NOTIFICATION_URL", "RATING_URL", "CHAT_URL", "COMPLIANCE_URL",
@@ -589,6 +596,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	}
 	p := open(ctx, c, tel)
 	defer p.close()
+	p.streams = publicStreams
 	verifier, err := p.verifier()
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -609,7 +617,12 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	board := status.New(status.Options{
+		Targets: c.targets(backends), Version: version(), Started: time.Now(), Breakers: breakers.States, Logger: tel.Logger,
+	})
+	p.background(board.Run)
 	door, err := gateway.New(ctx, gateway.Options{
+		Status:   board,
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
 		CORSOrigins: c.CORSOrigins, TrustedProxies: c.TrustedProxies, Breakers: breakers, Limiter: limiter,
 		Limits: gateway.Limits{
@@ -625,9 +638,25 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	for name, url := range backends {
 		p.checks[name] = func(ctx context.Context) error { return live(ctx, probe, url) }
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", door)
-	return p.serve(mux, listener)
+	return p.serve(door, listener)
+}
+
+// targets are the parts of the shop on the status page: the contexts' APIs in the
+// order in which shoppers meet them, then the other processes as they are set.
+func (c Config) targets(backends map[string]string) []status.Target {
+	var targets []status.Target
+	for _, name := range []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat", "compliance"} {
+		targets = append(targets, status.Target{Name: name, Kind: "api", URL: backends[name]})
+	}
+	for _, setting := range c.StatusURLs {
+		name, address, _ := strings.Cut(setting, "=")
+		kind := "process"
+		if strings.Contains(name, "worker") {
+			kind = "worker"
+		}
+		targets = append(targets, status.Target{Name: strings.TrimSpace(name), Kind: kind, URL: strings.TrimSpace(address)})
+	}
+	return targets
 }
 
 // live asks whether a backend answers at all. Whether it is ready is for the

@@ -138,6 +138,9 @@ type Config struct {
 	// PublicURL is the gateway's public address, which the card of the shop's agent
 	// names. Empty: the name under which the gateway was asked, by plain HTTP.
 	PublicURL string `env:"PUBLIC_URL"`
+	// StatusURLs are processes that the status page shows beside the contexts' APIs, as
+	// name=http://host:port of their health. A name with the word worker is a worker.
+	StatusURLs []string `env:"STATUS_URLS"`
 	// CORSOrigins are the web pages that may call the gateway from a browser.
 	CORSOrigins []string `env:"CORS_ORIGINS"`
 	// WAF says what becomes of requests that look like attacks: off (nobody looks),
@@ -202,23 +205,7 @@ func LoadConfig(environ []string) (Config, error) {
 	if key, err := base64.StdEncoding.DecodeString(string(c.PersonalDataKey)); err != nil || (len(key) != personal.KeySize && len(key) != 0) {
 		problems = append(problems, fmt.Errorf("%sPERSONAL_DATA_KEY is not %d bytes in base64", prefix, personal.KeySize))
 	}
-	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
-		problems = append(problems, fmt.Errorf("%sTLS_CERT_FILE and %[1]sTLS_KEY_FILE are set together or not at all", prefix))
-	}
-	if c.MaxConnections < 4 {
-		problems = append(problems, fmt.Errorf("%sMAX_CONNECTIONS is %d, not at least 4", prefix, c.MaxConnections))
-	}
-	for name, calls := range map[string]int{
-		"BROWSE": c.LimitBrowse, "SEARCH": c.LimitSearch, "WRITE": c.LimitWrite, "CHECKOUT": c.LimitCheckout, "CHAT": c.LimitChat,
-		"WEBHOOK": c.LimitWebhook, "TOKEN": c.LimitToken,
-	} {
-		if calls < 0 || calls > maxCalls {
-			problems = append(problems, fmt.Errorf("%sLIMIT_%s is %d, not 0 to %d", prefix, name, calls, maxCalls))
-		}
-	}
-	if len(c.LimitKey) > 0 && len(c.LimitKey) < 16 {
-		problems = append(problems, fmt.Errorf("%sLIMIT_KEY has fewer than 16 characters", prefix))
-	}
+	problems = append(problems, c.doorProblems()...)
 	if c.EmbeddingDimension < 1 || c.EmbeddingDimension > 65536 {
 		problems = append(problems, fmt.Errorf("%sEMBEDDING_DIMENSION is %d, not 1 to 65536", prefix, c.EmbeddingDimension))
 	}
@@ -241,6 +228,34 @@ func LoadConfig(environ []string) (Config, error) {
 		return Config{}, err
 	}
 	return c, nil
+}
+
+// doorProblems are the mistakes in what protects a process from its callers.
+func (c Config) doorProblems() (problems []error) {
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		problems = append(problems, fmt.Errorf("%sTLS_CERT_FILE and %[1]sTLS_KEY_FILE are set together or not at all", prefix))
+	}
+	if c.MaxConnections < 4 {
+		problems = append(problems, fmt.Errorf("%sMAX_CONNECTIONS is %d, not at least 4", prefix, c.MaxConnections))
+	}
+	for name, calls := range map[string]int{
+		"BROWSE": c.LimitBrowse, "SEARCH": c.LimitSearch, "WRITE": c.LimitWrite, "CHECKOUT": c.LimitCheckout, "CHAT": c.LimitChat,
+		"WEBHOOK": c.LimitWebhook, "TOKEN": c.LimitToken,
+	} {
+		if calls < 0 || calls > maxCalls {
+			problems = append(problems, fmt.Errorf("%sLIMIT_%s is %d, not 0 to %d", prefix, name, calls, maxCalls))
+		}
+	}
+	if len(c.LimitKey) > 0 && len(c.LimitKey) < 16 {
+		problems = append(problems, fmt.Errorf("%sLIMIT_KEY has fewer than 16 characters", prefix))
+	}
+	for _, setting := range c.StatusURLs {
+		name, address, _ := strings.Cut(setting, "=")
+		if u, err := url.Parse(strings.TrimSpace(address)); strings.TrimSpace(name) == "" || err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			problems = append(problems, fmt.Errorf("%sSTATUS_URLS has %q, which is not name=http://host:port", prefix, setting))
+		}
+	}
+	return problems
 }
 
 // require reports every named setting that is empty.

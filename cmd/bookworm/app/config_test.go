@@ -19,7 +19,8 @@ func TestConfigReportsAllMistakesAtOnce(t *testing.T) {
 	if err == nil {
 		t.Fatal("taken")
 	}
-	for _, want := range []string{"TLS", "ISSUER_URL", "PERSONAL_DATA_KEY", "LOG_FORMAT", "PAYMENT_WINDOW", "REDIS_URL_FILE", "SMTP_URL_FILE",
+	for _, want := range []string{
+		"TLS", "ISSUER_URL", "PERSONAL_DATA_KEY", "LOG_FORMAT", "PAYMENT_WINDOW", "REDIS_URL_FILE", "SMTP_URL_FILE",
 		"TLS_KEY_FILE", "LIMIT_CHAT", "LIMIT_BROWSE", "LIMIT_KEY", "MAX_CONNECTIONS",
 	} {
 		if !strings.Contains(strings.ReplaceAll(err.Error(), "TemporalTLS", "TLS"), want) {

@@ -21,13 +21,15 @@ type service struct {
 	id      uuid.UUID
 	asked   atomic.Int32
 	refusal error
-	answer  func(context.Context) // before it does; nil for at once
+	answer  func(context.Context) error // before it does; nil for at once
 }
 
 func (s *service) GetShopperKey(ctx context.Context, req *compliancev1.GetShopperKeyRequest) (*compliancev1.GetShopperKeyResponse, error) {
 	s.asked.Add(1)
 	if s.answer != nil {
-		s.answer(ctx)
+		if err := s.answer(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if s.refusal != nil {
 		return nil, s.refusal
@@ -48,6 +50,9 @@ func setup(t *testing.T) (*Ring, *service) {
 	return ring, s
 }
 
+// wait lets the bubble's time pass.
+func wait(d time.Duration) { <-time.After(d) }
+
 func TestKeysAreRememberedForTheirLife(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -66,12 +71,12 @@ func TestKeysAreRememberedForTheirLife(t *testing.T) {
 		ask("again", 0, current)
 		ask("what it sealed opens", 0, byID)
 		ask("somebody else's", 1, func() (personal.Key, error) { return ring.Current(t.Context(), "bob") })
-		time.Sleep(personal.SealLife - time.Second)
+		wait(personal.SealLife - time.Second)
 		ask("just before its end", 0, current)
-		time.Sleep(time.Second)
+		wait(time.Second)
 		ask("for sealing, after its life", 1, current)
 		ask("for opening, before its life is over", 0, byID)
-		time.Sleep(personal.OpenLife)
+		wait(personal.OpenLife)
 		ask("for opening, after its life", 1, byID)
 
 		s.refusal = fault.New(fault.ReasonUnavailable, "")
@@ -101,7 +106,14 @@ func TestThoseWhoAskTogetherAskOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ring, s := setup(t)
 		release := make(chan struct{})
-		s.answer = func(context.Context) { <-release }
+		s.answer = func(ctx context.Context) error {
+			select {
+			case <-release:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		impatient, giveUp := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		group.Go(func() {
@@ -132,8 +144,10 @@ func TestSilenceEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ring, s := setup(t)
-		s.answer = func(ctx context.Context) { <-ctx.Done() }
-		s.refusal = fault.New(fault.ReasonUnavailable, "")
+		s.answer = func(ctx context.Context) error {
+			<-ctx.Done()
+			return fault.New(fault.ReasonUnavailable, "")
+		}
 		start := time.Now()
 		if _, err := ring.Current(t.Context(), "alice"); !fault.Is(err, fault.ReasonUnavailable) || time.Since(start) != callTimeout {
 			t.Errorf("after %v: %v", time.Since(start), err)

@@ -55,7 +55,8 @@ type ChatServiceClient interface {
 	CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error)
 	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
 	// and only within ten minutes.
-	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself: BOOK_NOT_FOUND, BOOK_ARCHIVED, BASKET_FULL,
+	// STALE_VERSION when the basket changes too fast.
 	ConfirmAction(ctx context.Context, in *ConfirmActionRequest, opts ...grpc.CallOption) (*ConfirmActionResponse, error)
 	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
 	// Errors: PAGE_TOKEN_INVALID.
@@ -213,7 +214,8 @@ type ChatServiceServer interface {
 	CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error)
 	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
 	// and only within ten minutes.
-	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself: BOOK_NOT_FOUND, BOOK_ARCHIVED, BASKET_FULL,
+	// STALE_VERSION when the basket changes too fast.
 	ConfirmAction(context.Context, *ConfirmActionRequest) (*ConfirmActionResponse, error)
 	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
 	// Errors: PAGE_TOKEN_INVALID.
