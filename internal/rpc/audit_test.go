@@ -403,7 +403,7 @@ func TestA3_TheAuditLogHoldsNoContent(t *testing.T) {
 	made := uuid.NewString()
 	d.act = func(context.Context) (string, error) { return made, nil }
 	_, err := catalogv1connect.NewCatalogAdminServiceClient(d.as("ops", "admin")).CreateBook(t.Context(), &catalogv1.CreateBookRequest{
-		Isbn13: "9780000000002", Title: "Secret Title", Subtitle: "secret", Authors: []string{"Secret Author"}, Description: "secret", Publisher: "secret",
+		Isbn13: "9780000000002", Title: uuid.NewString(), Subtitle: "secret", Authors: []string{"Secret Author"}, Description: "secret", Publisher: "secret",
 		Language: "en", PageCount: 1, Categories: []string{"secret"}, Price: &typev1.Money{CurrencyCode: "USD", AmountMinor: 1999},
 	})
 	if err != nil {

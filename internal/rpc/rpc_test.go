@@ -108,7 +108,7 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 		t.Fatal(err)
 	}
 	options := rpc.ServerOptions{
-		Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
+		Audit: rpctest.Audit(), Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(b.spans)),
 	}
 	for _, c := range change {

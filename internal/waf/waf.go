@@ -171,6 +171,7 @@ func uriOf(r *http.Request) string {
 	}
 	query := r.URL.Query()
 	query.Del("message")
+	query.Del("base64") // which the rules take for the command
 	u := *r.URL
 	u.RawQuery = query.Encode()
 	return u.RequestURI()

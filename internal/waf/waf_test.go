@@ -181,6 +181,10 @@ func legitimate(t testing.TB) []*http.Request {
 		add(http.MethodPost, "/bookworm.chat.v1.ChatService/SendMessage", framed(body(t, "text", text)), "Content-Type", "application/connect+json")
 		add(http.MethodGet, "/bookworm.catalog.v1.CatalogService/SearchBooks?connect=v1&encoding=json&message="+
 			url.QueryEscape(body(t, "query", text)), "")
+		add(http.MethodGet, "/bookworm.catalog.v1.CatalogService/SearchBooks?connect=v1&encoding=json&base64=1&message="+
+			base64.RawURLEncoding.EncodeToString([]byte(body(t, "query", text))), "")
+		add(http.MethodPost, "/bookworm.chat.v1.ChatService/SendMessage", "\x01"+framed(gzipped(t, body(t, "text", text)))[1:],
+			"Content-Type", "application/connect+json", "Connect-Content-Encoding", "gzip")
 		add(http.MethodPost, "/mcp", body(t, "jsonrpc", "2.0", "id", 1, "method", "tools/call",
 			"params", map[string]any{"name": "search_books", "arguments": map[string]any{"query": text}}),
 			"Accept", "application/json, text/event-stream", "Mcp-Protocol-Version", "2025-06-18")
@@ -306,6 +310,8 @@ func attacks(t testing.TB) map[string]*http.Request {
 			gzipped(t, body(t, "publisher", payload)), "Content-Encoding", "gzip")
 		requests[name+" in a stream"] = request(t, http.MethodPost, "/bookworm.chat.v1.ChatService/ResumeTurn", framed(body(t, "turn_id", payload)),
 			"Content-Type", "application/connect+json")
+		requests[name+" in a compressed stream"] = request(t, http.MethodPost, "/bookworm.chat.v1.ChatService/ResumeTurn",
+			"\x01"+framed(gzipped(t, body(t, "turn_id", payload)))[1:], "Content-Type", "application/connect+json", "Connect-Content-Encoding", "gzip")
 		requests[name+" in gRPC-Web"] = request(t, http.MethodPost, "/bookworm.basket.v1.BasketService/SetItem", framed(body(t, "book_id", payload)),
 			"Content-Type", "application/grpc-web+json")
 		requests[name+" in a GET"] = request(t, http.MethodGet, "/bookworm.catalog.v1.CatalogService/GetBook?connect=v1&encoding=json&base64=1&message="+
