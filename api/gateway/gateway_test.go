@@ -270,12 +270,12 @@ func (h traced) Handle(ctx context.Context, record slog.Record) error {
 	return h.Handler.Handle(ctx, record)
 }
 
-func setup(t *testing.T, change ...func(*gateway.Options)) *bundle {
+func setup(t testing.TB, change ...func(*gateway.Options)) *bundle {
 	t.Helper()
 	return setupWith(t, gateway.New, change...)
 }
 
-func setupWith(t *testing.T, open func(context.Context, gateway.Options) (http.Handler, error), change ...func(*gateway.Options)) *bundle {
+func setupWith(t testing.TB, open func(context.Context, gateway.Options) (http.Handler, error), change ...func(*gateway.Options)) *bundle {
 	t.Helper()
 	b := &bundle{
 		provider: identitytest.New(t), shop: &shop{}, log: &buffer{}, spans: tracetest.NewSpanRecorder(),
@@ -336,7 +336,7 @@ func setupWith(t *testing.T, open func(context.Context, gateway.Options) (http.H
 	return b
 }
 
-func serve(t *testing.T, handler http.Handler) string {
+func serve(t testing.TB, handler http.Handler) string {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -178,6 +178,16 @@ const canary = "Canarybird"
 
 func openStage(t *testing.T) *stage {
 	t.Helper()
+	// So many requests are what this is about.
+	s := openShop(t, append([]string{"BOOKWORM_CORS_ORIGINS=" + goodOrigin, "BOOKWORM_LIMIT_WEBHOOK=0"}, shop.Unlimited...)...)
+	s.furnish(t)
+	s.tokens = hostileTokens(t, s.shop.Identity, s.shop.Addresses["BOOKWORM_ISSUER_URL"])
+	return s
+}
+
+// openShop opens a shop of the test's own, on infrastructure of its own.
+func openShop(t *testing.T, environ ...string) *stage {
+	t.Helper()
 	dir := t.TempDir()
 	stop, addresses, err := start(t.Context(), "infra", filepath.Join(dir, "infra"))
 	if err != nil {
@@ -194,8 +204,6 @@ func openStage(t *testing.T) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tel.Shutdown(context.Background()) })
-	// So many requests are what this is about.
-	environ := append([]string{"BOOKWORM_CORS_ORIGINS=" + goodOrigin, "BOOKWORM_LIMIT_WEBHOOK=0"}, shop.Unlimited...)
 	s.shop, err = shop.Start(t.Context(), s.folder, addresses, shop.Options{
 		Logger: slog.New(slog.DiscardHandler), Telemetry: tel, Environ: environ,
 	})
@@ -218,8 +226,6 @@ func openStage(t *testing.T) *stage {
 	s.redis = redis.NewClient(options)
 	t.Cleanup(func() { _ = s.redis.Close() })
 	s.gateway = strings.TrimPrefix(s.shop.Addresses["BOOKWORM_GATEWAY_URL"], "http://")
-	s.furnish(t)
-	s.tokens = hostileTokens(t, s.shop.Identity, s.shop.Addresses["BOOKWORM_ISSUER_URL"])
 	return s
 }
 
@@ -231,7 +237,6 @@ func (s *stage) furnish(t *testing.T) {
 	must := func(err error) {
 		if err != nil {
 			t.Helper()
-			t.Log(s.log.String())
 			t.Fatal(err)
 		}
 	}

@@ -510,7 +510,7 @@ func financeWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.optional["payment provider"] = p.answers(cmp.Or(p.config.StripeURL, "https://api.stripe.com"))
+	p.optional["payment provider"] = answers(cmp.Or(p.config.StripeURL, "https://api.stripe.com"), "")
 	return workers.Finance(c, &financeactivities.Activities{
 		Payments: finance.NewStore(db), Sealer: sealer,
 		Provider: finance.NewProvider(finance.ProviderConfig{

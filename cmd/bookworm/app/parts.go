@@ -187,7 +187,7 @@ func (p *parts) makeModel() (*llm.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the model's client: %w", err)
 	}
-	p.optional["model"] = p.answers(strings.TrimRight(p.config.OpenAIBaseURL, "/") + "/models")
+	p.optional["model"] = answers(strings.TrimRight(p.config.OpenAIBaseURL, "/")+"/models", p.config.OpenAIAPIKey)
 	return c, nil
 }
 
@@ -271,21 +271,24 @@ func (p *parts) audit() *rpc.Audit {
 	return audit
 }
 
-// answers checks that somebody else's HTTP server answers, whatever it says of a
-// request without a credential; a server that fails, or a proxy that cannot reach
-// it, does not.
-func (p *parts) answers(address string) health.Check {
+// answers checks that somebody else's HTTP server answers. It does not when it
+// fails, or when it refuses the key; without one it may refuse.
+func answers(address string, key personal.Text) health.Check {
 	c := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 		if err != nil {
 			return fmt.Errorf("ask for an answer: %w", err)
 		}
+		if key != "" {
+			req.Header.Set("Authorization", "Bearer "+string(key))
+		}
 		res, err := c.Do(req)
 		if err != nil {
 			return fmt.Errorf("ask for an answer: %w", err)
 		}
-		if res.StatusCode >= http.StatusInternalServerError {
+		refused := key != "" && (res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden)
+		if refused || res.StatusCode >= http.StatusInternalServerError {
 			err = fmt.Errorf("answered %s", res.Status)
 		}
 		return errors.Join(err, res.Body.Close())
@@ -315,7 +318,7 @@ func (p *parts) makeVerifier() (*identity.Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verify access tokens: %w", err)
 	}
-	p.optional["identity provider"] = p.answers(cmp.Or(p.config.JWKSURL, strings.TrimRight(p.config.IssuerURL, "/")+"/.well-known/openid-configuration"))
+	p.optional["identity provider"] = answers(cmp.Or(p.config.JWKSURL, strings.TrimRight(p.config.IssuerURL, "/")+"/.well-known/openid-configuration"), "")
 	return v, nil
 }
 
