@@ -455,6 +455,12 @@ func (w *record) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
 }
 
+// Flush sends what was written, for handlers that ask for an http.Flusher by name,
+// as gRPC's reflection does.
+func (w *record) Flush() {
+	_ = w.FlushError() // a connection that is gone shows when it is written to
+}
+
 // FlushError sends what was written.
 func (w *record) FlushError() error {
 	w.limit(w.patience)
