@@ -44,7 +44,7 @@ func hire(t *testing.T, roles ...string) member {
 
 // recorded waits for a number of entries of somebody's and returns them, oldest
 // first.
-func recorded(t *testing.T, ctx context.Context, reporter member, actor string, count int) []*compliancev1.AuditEntry {
+func recorded(ctx context.Context, t *testing.T, reporter member, actor string, count int) []*compliancev1.AuditEntry {
 	t.Helper()
 	list, err := shopper.Await(ctx, func(ctx context.Context) (*compliancev1.ListAuditEntriesResponse, error) {
 		list := &compliancev1.ListAuditEntriesResponse{}
@@ -98,7 +98,7 @@ func TestStaffActionsAreInTheAuditLog(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	did := recorded(t, v.ctx, reporter, support.subject, 5)
+	did := recorded(v.ctx, t, reporter, support.subject, 5)
 	want := []string{"GetOrder SUCCEEDED", "CancelOrder ATTEMPTED", "CancelOrder SUCCEEDED", "CancelOrder ATTEMPTED", "CancelOrder FAILED ORDER_NOT_FOUND"}
 	if !slices.Equal(short(did), want) {
 		t.Errorf("support did %q", short(did))
@@ -111,11 +111,11 @@ func TestStaffActionsAreInTheAuditLog(t *testing.T) {
 	if did[1].GetActionId() != did[2].GetActionId() || did[2].GetActionId() == did[3].GetActionId() {
 		t.Error("the actions are mixed up")
 	}
-	archived := recorded(t, v.ctx, reporter, admin.subject, 2)
+	archived := recorded(v.ctx, t, reporter, admin.subject, 2)
 	if !slices.Equal(short(archived), []string{"ArchiveBook ATTEMPTED", "ArchiveBook SUCCEEDED"}) || archived[0].GetTarget()["id"] != title {
 		t.Errorf("the administrator did %v", archived)
 	}
-	if own := recorded(t, v.ctx, reporter, v.subject, 0); len(own) != 0 {
+	if own := recorded(v.ctx, t, reporter, v.subject, 0); len(own) != 0 {
 		t.Errorf("the shopper's own cancellation is recorded: %v", own)
 	}
 }
@@ -128,7 +128,7 @@ func TestTheAuditLogIsForReportersAndCanBeChecked(t *testing.T) {
 			t.Fatal("a book that does not exist was archived")
 		}
 	}
-	recorded(t, v.ctx, reporter, admin.subject, 6)
+	recorded(v.ctx, t, reporter, admin.subject, 6)
 	for _, path := range []string{"/api/v1/audit/entries", "/api/v1/audit/entries:export", "/api/v1/audit/entries:verify"} {
 		for name, who := range map[string]*shopper.Shopper{"a customer": v.Shopper, "support": support.Shopper} {
 			if _, err := who.Do(v.ctx, http.MethodGet, path, nil, nil); shopper.Reason(err) != "ACCESS_DENIED" {
@@ -180,7 +180,7 @@ func TestNothingIsDoneWhileTheAuditLogIsAway(t *testing.T) {
 		listener, err := shopper.Await(ctx, func(ctx context.Context) (net.Listener, error) {
 			listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 			if err != nil {
-				return nil, nil //nolint:nilnil // not yet: the port is being given back
+				return nil, nil //nolint:nilerr,nilnil // not yet: the port is being given back
 			}
 			return listener, nil
 		}, func(l net.Listener) bool { return l != nil })
@@ -237,7 +237,7 @@ func TestNothingIsDoneWhileTheAuditLogIsAway(t *testing.T) {
 		}
 	}
 	eventually("archive with the log", func() error { return archive(book(t, 1999, 9)) })
-	before := len(recorded(t, ctx, reporter, admin.subject, 2))
+	before := len(recorded(ctx, t, reporter, admin.subject, 2))
 
 	stopLog()
 	if err := archive(title); err == nil || !strings.Contains(err.Error(), "503") {
@@ -246,13 +246,13 @@ func TestNothingIsDoneWhileTheAuditLogIsAway(t *testing.T) {
 	if b, err := reporter.Book(ctx, title); err != nil || b.GetArchived() {
 		t.Errorf("the book is %v, %v", b, err)
 	}
-	if now := recorded(t, ctx, reporter, admin.subject, before); len(now) != before {
+	if now := recorded(ctx, t, reporter, admin.subject, before); len(now) != before {
 		t.Errorf("recorded %v", short(now))
 	}
 
 	defer serve(listen(logAddress), "compliance")()
 	eventually("archive with the log back", func() error { return archive(title) })
-	last := recorded(t, ctx, reporter, admin.subject, before+2)
+	last := recorded(ctx, t, reporter, admin.subject, before+2)
 	if got := short(last[before:]); !slices.Equal(got, []string{"ArchiveBook ATTEMPTED", "ArchiveBook SUCCEEDED"}) || last[before].GetTarget()["id"] != title {
 		t.Errorf("recorded %q", got)
 	}

@@ -22,7 +22,6 @@ import (
 
 	"go.opentelemetry.io/otel/metric/noop"
 
-	"bookworm/internal/catalog/seed"
 	"bookworm/internal/waf"
 )
 
@@ -118,7 +117,7 @@ var prose = []string{
 	"It costs $19.99 (or 17,50 €) & ships in 3-5 days?? That's 100% too much!!!",
 	"Was ist mit \"Die unendliche Geschichte\"? Ich suche's für meinen Neffen; Größe egal.",
 	"¿Tenéis 'Cien años de soledad'? ¡Gracias!",
-	"村上春樹の『ノルウェイの森』はありますか。",
+	"村上春樹の『ノルウェイの森』はありますか。", //nolint:gosmopolitan // shoppers are
 	"Please exec a search for `ls` manuals, man pages or system administration; then echo the titles.",
 	"My name is O'Brien, and my wife's D'Angelo. We live at 12 Rue de l'Église, Apt #4; c/o Smith & Sons.",
 	"I couldn't sleep (waitfor delay...) until the end; chapter 7; then 8; then -- gulp -- 9.",
@@ -136,31 +135,23 @@ func legitimate(t testing.TB) []*http.Request {
 	t.Helper()
 	texts := append([]string(nil), prose...)
 	for _, file := range []string{"questions", "queries"} {
-		content, err := os.ReadFile("../../dev/eval/" + file + ".json")
-		if err != nil {
-			t.Fatal(err)
+		for _, asked := range read(t, "../../dev/eval/"+file+".json") {
+			for _, name := range []string{"question", "query"} {
+				if text, ok := asked[name].(string); ok {
+					texts = append(texts, text)
+				}
+			}
 		}
-		var asked []struct{ Question, Query string }
-		if err := json.Unmarshal(content, &asked); err != nil {
-			t.Fatal(err)
-		}
-		for _, a := range asked {
-			texts = append(texts, a.Question+a.Query)
-		}
-	}
-	books, err := seed.Books()
-	if err != nil {
-		t.Fatal(err)
 	}
 	var requests []*http.Request
 	add := func(method, target, body string, headers ...string) {
 		requests = append(requests, request(t, method, target, body, headers...))
 	}
-	for _, b := range books {
-		texts = append(texts, b.Title)
-		add(http.MethodPost, "/api/v1/books", body(t, "isbn13", b.ISBN13, "title", b.Title, "subtitle", b.Subtitle, "authors", b.Authors,
-			"description", b.Description, "publisher", b.Publisher, "language", b.Language, "categories", b.Categories,
-			"price", map[string]any{"currency_code": b.Currency, "amount_minor": fmt.Sprint(b.PriceMinor)}, "opening_quantity", b.Stock))
+	for _, b := range read(t, "../catalog/seed/books.json") {
+		texts = append(texts, fmt.Sprint(b["title"]))
+		add(http.MethodPost, "/api/v1/books", body(t, "isbn13", b["isbn13"], "title", b["title"], "subtitle", b["subtitle"], "authors", b["authors"],
+			"description", b["description"], "publisher", b["publisher"], "language", b["language"], "categories", b["categories"],
+			"price", map[string]any{"currency_code": b["currency"], "amount_minor": fmt.Sprint(b["price_minor"])}, "opening_quantity", b["stock"]))
 	}
 	for i, text := range texts {
 		switch i % 3 { // each text somewhere, and the prose everywhere below
@@ -223,6 +214,19 @@ func legitimate(t testing.TB) []*http.Request {
 		add(http.MethodPost, "/bookworm.catalog.v1.CatalogService/GetBook", "\x00\x00\x00\x00\x02\x0a\x00", "Content-Type", kind)
 	}
 	return requests
+}
+
+// read returns a list of objects in a file.
+func read(t testing.TB, file string) (objects []map[string]any) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(content, &objects); err != nil {
+		t.Fatal(err)
+	}
+	return objects
 }
 
 // framed puts a message into the frame of a stream.
@@ -357,9 +361,8 @@ func TestA3_TheFirewallLogsRulesAndNoWords(t *testing.T) {
 			t.Errorf("%s: %d", mode, status)
 		}
 		var line struct {
-			Rules   []int
-			Blocked bool
-			Msg     string
+			Rules   []int `json:"rules"`
+			Blocked bool  `json:"blocked"`
 		}
 		if err := json.Unmarshal(d.log.Bytes(), &line); err != nil || len(line.Rules) == 0 || line.Blocked != (mode == waf.Block) {
 			t.Errorf("%s: logged %s", mode, d.log)
@@ -424,7 +427,7 @@ func TestModes(t *testing.T) {
 // BenchmarkInspect is what looking at a request costs.
 func BenchmarkInspect(b *testing.B) {
 	paragraph := strings.Repeat("A whale of a book, and I couldn't put it down. ", 20)
-	for name, make := range map[string]func() *http.Request{
+	for name, ask := range map[string]func() *http.Request{
 		"no body": func() *http.Request { return request(b, http.MethodGet, "/api/v1/books?page_size=20", "") },
 		"search": func() *http.Request {
 			return request(b, http.MethodGet, "/api/v1/books:search?query=a+whale+of+a+book", "")
@@ -444,7 +447,7 @@ func BenchmarkInspect(b *testing.B) {
 			b.ReportAllocs()
 			began := processorTime(b)
 			for b.Loop() {
-				if status := d.status(b, make()); status != http.StatusOK {
+				if status := d.status(b, ask()); status != http.StatusOK {
 					b.Fatal(status)
 				}
 			}
