@@ -95,10 +95,19 @@ func (m *mcpServer) guarded(next mcp.MethodHandler) mcp.MethodHandler {
 				result, err = nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: said(fault.New(fault.ReasonInternal, ""))}
 			}
 		}()
+		// The library writes a URI that it does not know into its answer as Go would, which
+		// is not always JSON.
+		if read, ok := request.GetParams().(*mcp.ReadResourceParams); ok && read != nil && strings.ContainsFunc(read.URI, func(c rune) bool { return c <= ' ' || c > '~' }) {
+			problem := fault.New(fault.ReasonInvalidArgument, "The uri is none.").WithField("uri", "is not a URI")
+			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: said(problem)}
+		}
 		result, err = next(ctx, method, request)
 		if called, ok := result.(*mcp.CallToolResult); ok && called != nil && called.IsError {
 			if _, ours := errors.AsType[*toolError](called.GetError()); !ours { // the library's, about the arguments
 				problem := fault.New(fault.ReasonInvalidArgument, "%v", called.GetError())
+				if libraryWords.MatchString(problem.Message) {
+					problem.Message = "The arguments cannot be read."
+				}
 				called.Content = []mcp.Content{&mcp.TextContent{Text: said(problem)}}
 			}
 		}
@@ -221,7 +230,7 @@ func agentDoor(verifier rpc.Verifier, rule protoreflect.MethodDescriptor, next h
 		ctx = context.WithValue(identity.WithCaller(ctx, caller), authorizationKey{}, authorization)
 		r = r.WithContext(context.WithValue(ctx, arrivedKey{}, ctx))
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(&agentWriter{ResponseWriter: w}, r)
 	})
 }
 
@@ -243,6 +252,10 @@ func refuseAgent(w http.ResponseWriter, err error) {
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
+	writeAgentProblem(w, status, f)
+}
+
+func writeAgentProblem(w http.ResponseWriter, status int, f *fault.Error) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(struct { //nolint:errchkjson // who does not take the answer has left

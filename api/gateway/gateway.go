@@ -36,6 +36,7 @@ import (
 	"bookworm/internal/limit"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
+	"bookworm/internal/waf"
 )
 
 // Options is what the gateway needs of its process.
@@ -65,6 +66,10 @@ type Options struct {
 	// TrustedProxies are the networks of the proxies before the gateway, which say in
 	// X-Forwarded-For for whom they ask. Nobody else is believed.
 	TrustedProxies []netip.Prefix
+	// Firewall looks for attacks in what comes in; nil: nobody looks.
+	Firewall *waf.Firewall
+	// Status serves the health page, /status and /status.json; nil: there is none.
+	Status http.Handler
 	// HSTS tells browsers to come by TLS only.
 	HSTS bool
 }
@@ -110,6 +115,7 @@ type gateway struct {
 	reflection http.Handler
 	pages      map[string]page // the OpenAPI document and the page to read it, by path
 	rest       *runtime.ServeMux
+	status     http.Handler // nil: no page
 	webhooks   http.Handler // nil without the finance context
 	agents     http.Handler // nil without the chat context
 	cors       *cors.Cors   // nil: no web page may call
@@ -135,7 +141,7 @@ func within(ctx context.Context, options Options, limits limits) (http.Handler, 
 	}
 	g := &gateway{
 		logger: options.Logger, verifier: options.Verifier, timeout: options.Timeout, limits: limits,
-		hsts: options.HSTS, proxies: options.TrustedProxies,
+		hsts: options.HSTS, status: options.Status, proxies: options.TrustedProxies,
 		streams:    &streams{most: limits.streams, each: limits.streamsEach, byCaller: make(map[string]int)},
 		procedures: make(map[string]procedure), routes: make(map[string]route),
 		rpcErrors: connecthttp.NewErrorWriter(),
@@ -221,6 +227,9 @@ func (g *gateway) connect(ctx context.Context, backends map[string]string) error
 // around adds what every request gets, whatever it asks for.
 func (g *gateway) around(options Options) http.Handler {
 	var handler http.Handler = http.HandlerFunc(g.route)
+	if options.Firewall != nil {
+		handler = g.guarded(options.Firewall, handler)
+	}
 	if len(options.CORSOrigins) > 0 { // the library takes an empty list for everyone
 		g.cors = cors.New(cors.Options{
 			AllowedOrigins: options.CORSOrigins,
@@ -236,7 +245,7 @@ func (g *gateway) around(options Options) http.Handler {
 	handler = g.observe(handler)
 	tracing := []otelhttp.Option{
 		otelhttp.WithPropagators(telemetry.Propagator()),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method }),
+		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return methodOf(r) }),
 		otelhttp.WithServerName("gateway"), // not the Host header, with which a stranger could make a series each
 	}
 	if options.TracerProvider != nil {
@@ -255,6 +264,20 @@ func (g *gateway) around(options Options) http.Handler {
 
 // route sends a request to the part that answers it.
 func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// A length beside the chunks is gone by now. Where a proxy in front believed it,
+		// the two disagree on where the next request begins, so there is none (RFC 9112,
+		// section 6.3).
+		w.Header().Set("Connection", "close")
+	}
+	if f := checkHeaders(r); f != nil {
+		if strings.HasPrefix(r.URL.Path, "/bookworm.") {
+			g.refuseRPC(w, r, f)
+			return
+		}
+		g.refuse(w, r, f)
+		return
+	}
 	if asked, ok := g.pages[r.URL.Path]; ok {
 		g.servePage(w, r, asked)
 		return
@@ -267,6 +290,8 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 		g.serveReflection(w, r)
 	case strings.HasPrefix(path, "/api/v1/"):
 		g.serveREST(w, r)
+	case (path == "/status" || path == "/status.json") && g.status != nil:
+		g.serveStatus(w, r)
 	case path == webhookPath && g.webhooks != nil:
 		g.serveWebhook(w, r)
 	case isAgentPath(path) && g.agents != nil:
@@ -274,6 +299,40 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 	default:
 		g.refuseStranger(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
 	}
+}
+
+// guarded has a firewall look at requests before they are routed. The provider's
+// webhooks are signed, and hold what others wrote.
+func (g *gateway) guarded(firewall *waf.Firewall, next http.Handler) http.Handler {
+	guard := firewall.Guard(next, func(w http.ResponseWriter, r *http.Request) {
+		f := g.countStranger(w, r)
+		if f == nil {
+			f = fault.New(fault.ReasonRequestBlocked, "")
+		}
+		if strings.HasPrefix(r.URL.Path, "/bookworm.") {
+			g.refuseRPC(w, r, f)
+			return
+		}
+		g.refuse(w, r, f)
+	}, rpc.MaxRequest, g.limits.body)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == webhookPath {
+			next.ServeHTTP(w, r)
+			return
+		}
+		guard.ServeHTTP(w, r)
+	})
+}
+
+// serveStatus answers with the health page, which is ready: it costs no more than
+// the refusal of one who asks too often.
+func (g *gateway) serveStatus(w http.ResponseWriter, r *http.Request) {
+	g.named(r, r.URL.Path)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		g.refuseMethod(w, r, http.MethodGet, http.MethodHead)
+		return
+	}
+	g.status.ServeHTTP(w, r)
 }
 
 // refuseStranger answers a request for what is not there, and counts it.
@@ -321,7 +380,7 @@ func (g *gateway) observe(next http.Handler) http.Handler {
 					g.refuse(seen, r, fault.New(fault.ReasonInternal, ""))
 				}
 			}
-			g.logger.InfoContext(ctx, "request", "method", r.Method, "route", seen.route, "status", seen.status,
+			g.logger.InfoContext(ctx, "request", "method", methodOf(r), "route", seen.route, "status", seen.status,
 				"duration_ms", float64(time.Since(started).Microseconds())/1000)
 			if value == http.ErrAbortHandler { //nolint:errorlint // as above
 				panic(value)
@@ -337,6 +396,9 @@ func dress(ctx context.Context, header http.Header, hsts bool) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	header.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-site") // pages that may call by CORS still may
 	header.Set("Cache-Control", "private, no-store")
 	if hsts {
 		header.Set("Strict-Transport-Security", "max-age=31536000")
@@ -400,11 +462,6 @@ func (w *record) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:wrapcheck // as above
 }
 
-// Flush implements http.Flusher, which gRPC reflection asks for.
-func (w *record) Flush() {
-	_ = w.FlushError() // a connection that is gone shows at the next write
-}
-
 // done limits how long the rest of the answer may take, which the server sends
 // after the handler.
 func (w *record) done() { w.limit(w.patience) }
@@ -430,11 +487,21 @@ func (w *record) limit(d time.Duration) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *record) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// methodOf names a request's method, if it is one that the shop knows; any other
+// is the caller's words.
+func methodOf(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "_OTHER"
+}
+
 // named tells the log, the trace and the metrics what a request asks for.
 func (g *gateway) named(r *http.Request, route string) {
 	recordOf(r.Context()).route = route
 	span := trace.SpanFromContext(r.Context())
-	span.SetName(r.Method + " " + route)
+	span.SetName(methodOf(r) + " " + route)
 	span.SetAttributes(attribute.String("http.route", route))
 	if labeler, ok := otelhttp.LabelerFromContext(r.Context()); ok {
 		labeler.Add(attribute.String("http.route", route))
@@ -466,6 +533,8 @@ func (g *gateway) newProxy(base *url.URL, transport http.RoundTripper) *httputil
 		Rewrite: func(request *httputil.ProxyRequest) {
 			request.SetURL(base)
 			request.SetXForwarded()
+			request.Out.Header.Del("Connection") // no context speaks another protocol after an upgrade
+			request.Out.Header.Del("Upgrade")
 			rewriteHeaders(request.Out.Context(), request.Out.Header)
 		},
 	}

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
@@ -138,6 +139,10 @@ func (g *gateway) translator() *runtime.ServeMux {
 
 // serveREST answers below /api/v1. HEAD is GET without the body; a stream has none.
 func (g *gateway) serveREST(w http.ResponseWriter, r *http.Request) {
+	if !utf8.ValidString(r.URL.Path) {
+		g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The path is not UTF-8."))
+		return
+	}
 	out := r.WithContext(r.Context())
 	out.Header = r.Header.Clone()
 	for _, header := range []string{"Grpc-Timeout", "Te"} { // mean something to the translator, and nothing in REST
@@ -220,7 +225,16 @@ func (g *gateway) checked(next runtime.HandlerFunc) runtime.HandlerFunc {
 			g.refuse(w, r, f)
 			return
 		}
-		for name := range r.URL.Query() {
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil { // the translator would leave out what it cannot read
+			g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The query cannot be read.").WithCause(err))
+			return
+		}
+		for name, values := range query {
+			if !utf8.ValidString(strings.Join(values, "")) {
+				g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "The query parameter %q is not UTF-8.", name).WithField(name, "is not UTF-8"))
+				return
+			}
 			if !known.hasQuery(name) {
 				g.refuse(w, r, fault.New(fault.ReasonMalformedRequest, "unknown query parameter %q", name).
 					WithField(name, "is not a query parameter of this request"))

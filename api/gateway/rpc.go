@@ -17,9 +17,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect/v2"
-	"connectrpc.com/connect/v2/connecthttp"
 	"connectrpc.com/connect/v2/connectproto"
-	"connectrpc.com/grpcreflect/v2"
 	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -56,7 +54,7 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		for _, detail := range unknown.Details() {
 			unimplemented = unimplemented.WithDetail(detail)
 		}
-		g.writeRPC(w, r, unimplemented)
+		g.writeRPC(missing{w, http.StatusNotFound}, r, unimplemented)
 		return
 	}
 	g.named(r, r.URL.Path)
@@ -82,9 +80,29 @@ func (g *gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer end()
-	w.Header().Del("Cache-Control") // the answer gets its own
-	called.proxy.ServeHTTP(w, r)
+	w.Header().Del("Cache-Control")                                        // the answer gets its own
+	called.proxy.ServeHTTP(missing{w, http.StatusUnsupportedMediaType}, r) // of a known procedure only a coding can be missing
 }
+
+// missing is a writer for what the caller asked for and the shop does not have. In
+// Connect's mapping unimplemented is 501, which monitors take for a failure of the
+// shop; clients read the code from the body.
+type missing struct {
+	http.ResponseWriter
+
+	status int
+}
+
+// WriteHeader writes the status that is in place of 501.
+func (w missing) WriteHeader(status int) {
+	if status == http.StatusNotImplemented {
+		status = w.status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w missing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // refuseRPC answers with a fault in the caller's protocol.
 func (g *gateway) refuseRPC(w http.ResponseWriter, r *http.Request, f *fault.Error) {
@@ -250,11 +268,7 @@ func (g *gateway) reflect() http.Handler {
 	}
 	slices.Sort(services)
 	services = slices.Compact(services)
-	server := connect.NewServer()
-	grpcreflect.Register(server, grpcreflect.WithNamer(grpcreflect.NamerFunc(func() []string { return services })))
-	mux := http.NewServeMux()
-	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(rpc.MaxRequest))
-	return mux
+	return rpc.Reflection(services)
 }
 
 // webhookPath is where the payment provider reports; the finance context serves

@@ -233,7 +233,7 @@ func TestPrintedAddressesAnswer(t *testing.T) {
 	pages = slices.DeleteFunc(pages, func(address string) bool {
 		return strings.HasSuffix(address, "/mcp") || strings.HasSuffix(address, "/v1")
 	})
-	if len(pages) != 6 {
+	if len(pages) != 7 {
 		t.Errorf("the table has %d pages: %s", len(pages), table)
 	}
 	for _, page := range pages {

@@ -54,7 +54,7 @@ var (
 	stock       *catalog.Store
 	dbs         *pgxpool.Pool
 
-	personalDataKey string
+	personalDataKey, serviceSecret string
 )
 
 func TestMain(m *testing.M) {
@@ -91,7 +91,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	personalDataKey = f.Secrets.PersonalDataKey
+	personalDataKey, serviceSecret = f.Secrets.PersonalDataKey, f.Secrets.ServiceSecret
 	// What the shop logs is read again by the test of invariant A3.
 	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "bookworm", LogLevel: slog.LevelDebug, LogWriter: theLog})
 	if err != nil {

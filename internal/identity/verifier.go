@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"sync"
 	"time"
 
@@ -38,9 +39,15 @@ const (
 	// cacheSize bounds the remembered tokens; a verified token costs about 300 bytes.
 	cacheSize      = 8192
 	defaultKeysFor = time.Minute
+	// maxToken is the longest access token, in bytes.
+	maxToken = 16 << 10
 	// discoveryInterval is the shortest time between two failed discoveries.
 	discoveryInterval = time.Second
 )
+
+// compact is the one form of an access token (RFC 7515, section 7.1). The library
+// takes the JSON forms too, in which part of the header is not signed.
+var compact = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
 
 // Verifier verifies access tokens (JWT, RS256 or ES256) against the provider's
 // keys, which are fetched when first needed, again when a token names a new one,
@@ -123,6 +130,9 @@ func (v *Verifier) providerContext(ctx context.Context) context.Context {
 // Verify returns whose the token is. Errors: TOKEN_INVALID, and UNAVAILABLE when
 // the provider cannot be asked for its keys.
 func (v *Verifier) Verify(ctx context.Context, rawToken string) (Caller, error) {
+	if len(rawToken) > maxToken || !compact.MatchString(rawToken) {
+		return Caller{}, fault.New(fault.ReasonTokenInvalid, "The access token is not one of this shop.")
+	}
 	key := sha256.Sum256([]byte(rawToken))
 	if caller, ok := v.remembered(key); ok {
 		return caller, nil

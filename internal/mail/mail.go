@@ -117,6 +117,34 @@ type Sender struct {
 	from    *netmail.Address
 }
 
+// Reach reports whether the relay answers. It sends nothing.
+func (s *Sender) Reach(ctx context.Context) (err error) {
+	var dial interface {
+		DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	} = &net.Dialer{}
+	if s.tls {
+		dial = &tls.Dialer{Config: &tls.Config{ServerName: s.host, MinVersion: tls.VersionTLS12}}
+	}
+	conn, err := dial.DialContext(ctx, "tcp", net.JoinHostPort(s.host, strconv.Itoa(s.port)))
+	if err != nil {
+		return fmt.Errorf("reach the mail relay: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return fmt.Errorf("reach the mail relay: %w", err)
+		}
+	}
+	text := textproto.NewConn(conn)
+	if _, _, err := text.ReadResponse(220); err != nil { // its greeting (RFC 5321, section 4.2)
+		return fmt.Errorf("reach the mail relay: %w", err)
+	}
+	if err := text.PrintfLine("QUIT"); err != nil {
+		return fmt.Errorf("leave the mail relay: %w", err)
+	}
+	return nil
+}
+
 // New checks the configuration. It does not connect.
 func New(c Config) (*Sender, error) {
 	from, err := netmail.ParseAddress(c.From)

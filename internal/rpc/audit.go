@@ -293,11 +293,11 @@ func (s *auditedStream) outcome(failed fault.Reason) *compliancev1.AuditEntry {
 	if failed != "" {
 		return s.with(compliancev1.AuditEntry_FAILED, failed)
 	}
+	target := make(map[string]string)
+	maps.Copy(target, s.entry.GetTarget())
+	maps.Copy(target, s.answered)
 	e := s.with(compliancev1.AuditEntry_SUCCEEDED, "")
-	if e.Target == nil {
-		e.Target = make(map[string]string)
-	}
-	maps.Copy(e.Target, s.answered)
+	e.Target = target
 	return e
 }
 

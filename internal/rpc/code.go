@@ -180,14 +180,17 @@ var (
 	// decoderPrefix is what the decoder says before what is wrong; it varies the
 	// space on purpose.
 	decoderPrefix = regexp.MustCompile(`^proto:[\s\x{00a0}]*`)
-	unknownField  = regexp.MustCompile(`unknown field "([^"]*)"`)
-	badField      = regexp.MustCompile(`invalid value for \S+ field ([A-Za-z0-9_.]+):|(?:parsing|for|duplicate) field "([^"]*)"|parameter: ([^,]+),`)
+	// libraryNames are Go's own functions and types, which decoders put into what
+	// they say.
+	libraryNames = regexp.MustCompile(`strconv\.\w+: `)
+	unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
+	badField     = regexp.MustCompile(`invalid value for \S+ field ([A-Za-z0-9_.]+):|(?:parsing|for|duplicate) field "([^"]*)"|parameter: ([^,]+),`)
 )
 
 // Malformed returns MALFORMED_REQUEST for what the decoder of JSON or of a query
 // said of a request, naming the field where the decoder does.
 func Malformed(problem string) *fault.Error {
-	problem = decoderPrefix.ReplaceAllString(problem, "")
+	problem = libraryNames.ReplaceAllString(decoderPrefix.ReplaceAllString(problem, ""), "")
 	f := fault.New(fault.ReasonMalformedRequest, "%s", problem)
 	if found := unknownField.FindStringSubmatch(problem); found != nil {
 		return f.WithField(found[1], "is not a field of this request")

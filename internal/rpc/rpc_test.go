@@ -36,6 +36,7 @@ import (
 	"bookworm/internal/identity"
 	"bookworm/internal/identity/identitytest"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/internal/telemetry"
 )
 
@@ -118,12 +119,13 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 		t.Fatal(err)
 	}
 	options := rpc.ServerOptions{
-		Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
+		Audit: rpctest.Audit(), Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(b.spans)),
 	}
 	for _, c := range change {
 		c(&options)
 	}
+	options.Audit = rpctest.Audit()
 	server, err := rpc.NewServer(options)
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -62,6 +63,8 @@ func ServeWith(ctx context.Context, listener net.Listener, handler http.Handler,
 		TLSConfig:         o.TLS,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
+		// What it says is about clients that break the protocol, with their addresses.
+		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 		// A handler that sets a shorter limit for its answer leaves it on the
 		// connection. This one replaces it when the next request begins.
 		WriteTimeout:   streamTimeout,

@@ -57,7 +57,7 @@ type ServerOptions struct {
 
 // NewServer returns a server without procedures. Register the generated handlers
 // on it, then pass it to Handler. Every call passes, from the outside in: tracing
-// and metrics, recovery of panics, deadline, coding of errors, access, validation, audit.
+// and metrics, recovery of panics, deadline, coding of errors, access, size, validation, audit.
 // A handler finds the caller in identity.FromContext and returns faults; anything
 // else it returns is INTERNAL to the caller and goes to the log.
 func NewServer(options ServerOptions) (*connect.Server, error) {
@@ -80,6 +80,7 @@ func NewServer(options ServerOptions) (*connect.Server, error) {
 		deadline(options.Timeout),
 		coding(options.Logger),
 		access(options.Verifier),
+		receiving,
 		validate.NewServerInterceptor(validate.WithoutErrorDetails()),
 		auditing(options.Audit),
 	)
@@ -151,11 +152,22 @@ func Handler(server *connect.Server) http.Handler {
 
 	// Reflection tells the public contract and so has no access rule; it stands
 	// on a server of its own, and the one for calls knows no exception.
-	reflection := connect.NewServer()
-	grpcreflect.Register(reflection, grpcreflect.WithNamer(grpcreflect.NamerFunc(func() []string { return Services(server) })))
-	connecthttp.Mount(mux, reflection, wire()...)
+	connecthttp.Mount(mux, reflection(func() []string { return Services(server) }), wire()...)
 
 	return http.MaxBytesHandler(mux, maxBody)
+}
+
+// Reflection serves gRPC reflection of the named services.
+func Reflection(services []string) http.Handler {
+	mux := http.NewServeMux()
+	connecthttp.Mount(mux, reflection(func() []string { return services }), wire()...)
+	return http.MaxBytesHandler(mux, maxBody)
+}
+
+func reflection(services func() []string) *connect.Server {
+	server := connect.NewServer(coding(slog.Default()), receiving)
+	grpcreflect.Register(server, grpcreflect.WithNamer(grpcreflect.NamerFunc(services)))
+	return server
 }
 
 func wire() []connecthttp.Option {

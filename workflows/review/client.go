@@ -78,8 +78,11 @@ func update(ctx context.Context, c client.Client, r Ref, name, id string, arg an
 		if _, timeout := errors.AsType[*client.WorkflowUpdateServiceTimeoutOrCanceledError](err); timeout && ctx.Err() == nil {
 			continue
 		}
-		// The run ended before it saw the update: another one takes it.
-		if _, ended := errors.AsType[*serviceerror.NotFound](err); ended && ctx.Err() == nil && try < maxTries {
+		// The run ended before it saw the update, or wanted to in the task in which the
+		// update came, which fails then: another run takes it, or another task.
+		_, ended := errors.AsType[*serviceerror.NotFound](err)
+		_, ending := errors.AsType[*serviceerror.WorkflowNotReady](err)
+		if (ended || ending) && ctx.Err() == nil && try < maxTries {
 			try++
 			continue
 		}

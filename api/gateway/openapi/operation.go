@@ -450,7 +450,9 @@ var headers = map[string]header{
 	"X-Request-Id":        {Description: "The trace id, under which the shop finds the request in its logs.", Required: true, Schema: text("^[0-9a-f]{32}$")},
 }
 
-func text(pattern string) *jsonschema.Schema { return &jsonschema.Schema{Type: "string", Pattern: pattern} }
+func text(pattern string) *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string", Pattern: pattern}
+}
 
 func headersOf(names ...string) map[string]header {
 	some := maps.Clone(headers)

@@ -4,6 +4,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -34,6 +35,7 @@ import (
 	complianceapi "bookworm/api/compliance"
 	financeapi "bookworm/api/finance"
 	"bookworm/api/gateway"
+	"bookworm/api/gateway/status"
 	notificationapi "bookworm/api/notification"
 	orderingapi "bookworm/api/ordering"
 	ratingapi "bookworm/api/rating"
@@ -59,6 +61,7 @@ import (
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
+	"bookworm/internal/waf"
 	"bookworm/workers"
 	"bookworm/workflows/reindex"
 	"bookworm/workflows/retention"
@@ -507,6 +510,7 @@ func financeWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.optional["payment provider"] = answers(cmp.Or(p.config.StripeURL, "https://api.stripe.com"), "")
 	return workers.Finance(c, &financeactivities.Activities{
 		Payments: finance.NewStore(db), Sealer: sealer,
 		Provider: finance.NewProvider(finance.ProviderConfig{
@@ -529,6 +533,7 @@ func notificationWorker(p *parts, c client.Client) (worker.Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the mail sender: %w", err)
 	}
+	p.optional["mail"] = sender.Reach
 	activities, err := notificationactivities.New(store, sender, sealer, p.tel.Logger, p.tel.MeterProvider)
 	if err != nil {
 		return nil, err
@@ -608,14 +613,23 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	firewall, err := waf.New(waf.Mode(c.WAF), tel.Logger, tel.MeterProvider.Meter("bookworm/waf"))
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	board := status.New(status.Options{
+		Targets: c.targets(backends), Version: version(), Started: time.Now(), Breakers: breakers.States, Logger: tel.Logger,
+	})
+	p.background(board.Run)
 	door, err := gateway.New(ctx, gateway.Options{
+		Status:   board,
 		Backends: backends, Verifier: verifier, Logger: tel.Logger, TracerProvider: tel.TracerProvider, MeterProvider: tel.MeterProvider,
 		CORSOrigins: c.CORSOrigins, TrustedProxies: c.TrustedProxies, Breakers: breakers, Limiter: limiter,
 		Limits: gateway.Limits{
 			Browse: c.LimitBrowse, Search: c.LimitSearch, Write: c.LimitWrite, Checkout: c.LimitCheckout, Chat: c.LimitChat,
 			Webhook: c.LimitWebhook, Token: c.LimitToken,
 		},
-		HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
+		Firewall: firewall, HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the gateway: %w", err), listener.Close())
@@ -624,9 +638,25 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	for name, url := range backends {
 		p.checks[name] = func(ctx context.Context) error { return live(ctx, probe, url) }
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/", door)
-	return p.serve(mux, listener)
+	return p.serve(door, listener)
+}
+
+// targets are the parts of the shop on the status page: the contexts' APIs in the
+// order in which shoppers meet them, then the other processes as they are set.
+func (c Config) targets(backends map[string]string) []status.Target {
+	var targets []status.Target
+	for _, name := range []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat", "compliance"} {
+		targets = append(targets, status.Target{Name: name, Kind: "api", URL: backends[name]})
+	}
+	for _, setting := range c.StatusURLs {
+		name, address, _ := strings.Cut(setting, "=")
+		kind := "process"
+		if strings.Contains(name, "worker") {
+			kind = "worker"
+		}
+		targets = append(targets, status.Target{Name: strings.TrimSpace(name), Kind: kind, URL: strings.TrimSpace(address)})
+	}
+	return targets
 }
 
 // live asks whether a backend answers at all. Whether it is ready is for the

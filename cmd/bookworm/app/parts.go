@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -48,6 +49,8 @@ type parts struct {
 	config Config
 	tel    *telemetry.Telemetry
 	checks map[string]health.Check
+	// optional are checks of what the process can do without.
+	optional map[string]health.Check
 	// holders are the contexts with data of people that this process serves.
 	holders map[string]personal.Holder
 
@@ -74,8 +77,8 @@ type parts struct {
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p := &parts{
-		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), holders: make(map[string]personal.Holder),
-		pools: make(map[string]*pgxpool.Pool),
+		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), optional: make(map[string]health.Check),
+		holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool),
 	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -184,6 +187,7 @@ func (p *parts) makeModel() (*llm.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the model's client: %w", err)
 	}
+	p.optional["model"] = answers(strings.TrimRight(p.config.OpenAIBaseURL, "/")+"/models", p.config.OpenAIAPIKey)
 	return c, nil
 }
 
@@ -197,6 +201,7 @@ func (p *parts) openVectors() (*vector.Client, error) {
 		return nil, fmt.Errorf("open the search index: %w", err)
 	}
 	p.onClose(c.Close)
+	p.optional["search index"] = c.Health
 	return c, nil
 }
 
@@ -230,6 +235,7 @@ func (p *parts) limiter() (*limit.Limiter, error) {
 		return nil, err
 	}
 	p.onClose(db.Close)
+	p.optional["redis"] = func(ctx context.Context) error { return db.Ping(ctx).Err() }
 	return limit.New(limit.Config{
 		Redis: db, Key: p.config.LimitKey, Logger: p.tel.Logger, Meter: p.tel.MeterProvider.Meter("bookworm/limit"),
 	})
@@ -265,6 +271,30 @@ func (p *parts) audit() *rpc.Audit {
 	return audit
 }
 
+// answers checks that somebody else's HTTP server answers. It does not when it
+// fails, or when it refuses the key; without one it may refuse.
+func answers(address string, key personal.Text) health.Check {
+	c := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+		if err != nil {
+			return fmt.Errorf("ask for an answer: %w", err)
+		}
+		if key != "" {
+			req.Header.Set("Authorization", "Bearer "+string(key))
+		}
+		res, err := c.Do(req)
+		if err != nil {
+			return fmt.Errorf("ask for an answer: %w", err)
+		}
+		refused := key != "" && (res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusForbidden)
+		if refused || res.StatusCode >= http.StatusInternalServerError {
+			err = fmt.Errorf("answered %s", res.Status)
+		}
+		return errors.Join(err, res.Body.Close())
+	}
+}
+
 // outbound returns a traced client for other people's HTTP servers. A timeout of 0
 // leaves it to the context of each request, as streams need it.
 func (p *parts) outbound(timeout time.Duration) *http.Client {
@@ -288,6 +318,7 @@ func (p *parts) makeVerifier() (*identity.Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verify access tokens: %w", err)
 	}
+	p.optional["identity provider"] = answers(cmp.Or(p.config.JWKSURL, strings.TrimRight(p.config.IssuerURL, "/")+"/.well-known/openid-configuration"), "")
 	return v, nil
 }
 
@@ -335,9 +366,22 @@ func (p *parts) notifications() (*notification.Store, error) {
 
 // serve answers on the listener, with the health of the process beside the given
 // routes, until the process's context ends, and drains.
-func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
+func (p *parts) serve(handler http.Handler, listener net.Listener) error {
 	h := health.New(maps.Clone(p.checks), p.tel.Logger)
-	h.Register(mux)
+	h.Optional(maps.Clone(p.optional))
+	h.Version(version())
+	// Not routes of one mux: it would answer for the handler where a path is not clean,
+	// with a redirect.
+	own := http.NewServeMux()
+	h.Register(own)
+	routed := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/health/live", "/health/ready":
+			own.ServeHTTP(w, r)
+		default:
+			handler.ServeHTTP(w, r)
+		}
+	})
 	options := rpc.ServeOptions{
 		Drain: h.Drain, Connections: p.config.MaxConnections, Streams: p.streams,
 		Trusted: func(peer netip.Addr) bool {
@@ -350,5 +394,5 @@ func (p *parts) serve(mux *http.ServeMux, listener net.Listener) error {
 			return errors.Join(err, listener.Close())
 		}
 	}
-	return rpc.ServeWith(p.ctx, listener, mux, options)
+	return rpc.ServeWith(p.ctx, listener, routed, options)
 }

@@ -163,6 +163,7 @@ func table(w io.Writer, f *folder.Folder, a folder.Addresses, redis string, took
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range [][2]string{
 		{"shop (REST, Connect, gRPC)", a["BOOKWORM_GATEWAY_URL"] + "/api/v1/books"},
+		{"status", a["BOOKWORM_GATEWAY_URL"] + "/status"},
 		{"orders as workflows", a["BOOKWORM_TEMPORAL_UI_URL"] + "/namespaces/" + a["BOOKWORM_TEMPORAL_NAMESPACE"] + "/workflows"},
 		{"e-mail inbox", a["BOOKWORM_INBOX_URL"]},
 		{"payments (stands in for Stripe)", a["BOOKWORM_PSP_URL"]},
