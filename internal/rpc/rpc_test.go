@@ -30,7 +30,6 @@ import (
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
 	catalogv1 "bookworm/internal/gen/bookworm/catalog/v1"
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
-	compliancev1 "bookworm/internal/gen/bookworm/compliance/v1"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
 	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
 	"bookworm/internal/identity"
@@ -125,7 +124,6 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 	for _, c := range change {
 		c(&options)
 	}
-	options.Audit = rpctest.Audit()
 	server, err := rpc.NewServer(options)
 	if err != nil {
 		t.Fatal(err)
@@ -669,16 +667,9 @@ func TestServeDrains(t *testing.T) {
 	}
 }
 
-// patientLog takes every entry of the audit log.
-type patientLog struct{}
-
-func (patientLog) AppendAuditEntry(context.Context, *compliancev1.AppendAuditEntryRequest) (*compliancev1.AppendAuditEntryResponse, error) {
-	return &compliancev1.AppendAuditEntryResponse{}, nil
-}
-
 func TestA1_StaffReachesWhatTheRuleSays(t *testing.T) {
 	t.Parallel()
-	b := setup(t, func(o *rpc.ServerOptions) { o.Audit = rpc.NewAudit(patientLog{}, o.Logger) })
+	b := setup(t)
 	const owner, getOrder = aBook, "/bookworm.ordering.v1.OrderService/GetOrder"
 	b.service.getBasket = func(ctx context.Context) (*basketv1.GetBasketResponse, error) {
 		if rpc.Reaches(ctx, owner) {
