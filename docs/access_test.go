@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
-	"google.golang.org/protobuf/types/descriptorpb"
 
 	accessv1 "bookworm/internal/gen/bookworm/access/v1"
 	"bookworm/internal/rpc"
@@ -53,7 +52,7 @@ func TestA2_TheTableOfRulesIsCurrent(t *testing.T) {
 				roles = append(roles, word(role, "ROLE_"))
 			}
 			fmt.Fprintf(&table, "| %s | `%s/%s` | %s | %s | %s | %s |\n", strings.Split(string(service.FullName()), ".")[1], service.Name(), method.Name(),
-				route(method), strings.Join(roles, ", "), reaches[rule.GetOwnership()], class(method, rule))
+				route(method), strings.Join(roles, ", "), reaches[rule.GetOwnership()], class(method))
 		}
 	}
 	compare(t, "access.md", map[string]string{"access": table.String()})
@@ -69,18 +68,12 @@ func word(value fmt.Stringer, prefix string) string {
 	return strings.ToLower(strings.TrimPrefix(value.String(), prefix))
 }
 
-func class(method protoreflect.MethodDescriptor, rule *accessv1.Rule) string {
-	options, _ := method.Options().(*descriptorpb.MethodOptions)
-	switch limit := rule.GetLimit(); {
-	case slices.Contains(rule.GetRoles(), accessv1.Role_ROLE_SERVICE):
+// class is what a procedure is counted with; services are not counted.
+func class(method protoreflect.MethodDescriptor) string {
+	if slices.Contains(rpc.RolesOf(method), accessv1.Role_ROLE_SERVICE) {
 		return ""
-	case limit != accessv1.Limit_LIMIT_UNSPECIFIED:
-		return word(limit, "LIMIT_")
-	case options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS:
-		return word(accessv1.Limit_LIMIT_BROWSE, "LIMIT_")
-	default:
-		return word(accessv1.Limit_LIMIT_WRITE, "LIMIT_")
 	}
+	return word(rpc.LimitOf(method), "LIMIT_")
 }
 
 func route(method protoreflect.MethodDescriptor) string {

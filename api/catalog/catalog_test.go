@@ -26,6 +26,7 @@ import (
 	"bookworm/internal/postgres"
 	"bookworm/internal/postgres/pgtest"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -68,7 +69,7 @@ func setup(t *testing.T) shop {
 	if _, err := store.Seed(t.Context(), books); err != nil {
 		t.Fatal(err)
 	}
-	server, err := rpc.NewServer(rpc.ServerOptions{Verifier: roles{}})
+	server, err := rpc.NewServer(rpc.ServerOptions{Audit: rpctest.Audit(), Verifier: roles{}})
 	if err != nil {
 		t.Fatal(err)
 	}

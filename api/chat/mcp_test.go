@@ -665,7 +665,7 @@ func TestMCPAtTheDoor(t *testing.T) {
 		"nothing":          {"", nil, 400, ""},
 		"no JSON-RPC":      {`{"query":"x"}`, nil, 400, ""},
 		"unknown method":   {`{"jsonrpc":"2.0","id":1,"method":"shop/steal"}`, nil, 400, ""},
-		"another version":  {listTools, []string{"Mcp-Protocol-Version", "2020-01-01"}, 400, "Unsupported protocol version"},
+		"another version":  {listTools, []string{"Mcp-Protocol-Version", "2020-01-01"}, 400, "MALFORMED_REQUEST"},
 		"text":             {listTools, []string{"Content-Type", "text/plain"}, 415, ""},
 		"a session's end":  {"", []string{":method", "DELETE"}, 405, ""},
 		"a session's GET":  {"", []string{":method", "GET"}, 405, ""},

@@ -49,7 +49,7 @@ func (h *audit) ListAuditEntries(
 func (h *audit) ExportAuditLog(
 	ctx context.Context, req *compliancev1.ExportAuditLogRequest, stream compliancev1connect.AuditServiceExportAuditLogServerStream,
 ) error {
-	for e, err := range h.store.Audit(ctx, req.GetFromSequence()) {
+	for e, err := range h.store.Audit(ctx, req.GetAfterSequence()+1) {
 		if err != nil {
 			return err
 		}

@@ -101,8 +101,13 @@ func call(t *testing.T, base string, method protoreflect.MethodDescriptor, autho
 		wireError
 		Error wireError `json:"error"`
 	}
-	if stream && len(raw) > 5 {
-		raw = raw[5:] // the end of the stream, because an empty message is never taken
+	for stream && len(raw) > 5 { // up to the last message, the end of the stream
+		size := 5 + int(binary.BigEndian.Uint32(raw[1:]))
+		if len(raw) <= size {
+			raw = raw[5:]
+			break
+		}
+		raw = raw[size:]
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
 		t.Fatalf("%s answered %d %q", method.FullName(), response.StatusCode, raw)

@@ -36,6 +36,7 @@ import (
 	"bookworm/internal/limit"
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
+	"bookworm/internal/waf"
 )
 
 // Options is what the gateway needs of its process.
@@ -65,6 +66,8 @@ type Options struct {
 	// TrustedProxies are the networks of the proxies before the gateway, which say in
 	// X-Forwarded-For for whom they ask. Nobody else is believed.
 	TrustedProxies []netip.Prefix
+	// Firewall looks for attacks in what comes in; nil: nobody looks.
+	Firewall *waf.Firewall
 	// Status serves the health page, /status and /status.json; nil: there is none.
 	Status http.Handler
 	// HSTS tells browsers to come by TLS only.
@@ -224,6 +227,9 @@ func (g *gateway) connect(ctx context.Context, backends map[string]string) error
 // around adds what every request gets, whatever it asks for.
 func (g *gateway) around(options Options) http.Handler {
 	var handler http.Handler = http.HandlerFunc(g.route)
+	if options.Firewall != nil {
+		handler = g.guarded(options.Firewall, handler)
+	}
 	if len(options.CORSOrigins) > 0 { // the library takes an empty list for everyone
 		g.cors = cors.New(cors.Options{
 			AllowedOrigins: options.CORSOrigins,
@@ -297,6 +303,29 @@ func (g *gateway) route(w http.ResponseWriter, r *http.Request) {
 	default:
 		g.refuseStranger(w, r, fault.New(fault.ReasonNotFound, "There is nothing at this path."))
 	}
+}
+
+// guarded has a firewall look at requests before they are routed. The provider's
+// webhooks are signed, and hold what others wrote.
+func (g *gateway) guarded(firewall *waf.Firewall, next http.Handler) http.Handler {
+	guard := firewall.Guard(next, func(w http.ResponseWriter, r *http.Request) {
+		f := g.countStranger(w, r)
+		if f == nil {
+			f = fault.New(fault.ReasonRequestBlocked, "")
+		}
+		if strings.HasPrefix(r.URL.Path, "/bookworm.") {
+			g.refuseRPC(w, r, f)
+			return
+		}
+		g.refuse(w, r, f)
+	}, rpc.MaxRequest, g.limits.body)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == webhookPath {
+			next.ServeHTTP(w, r)
+			return
+		}
+		guard.ServeHTTP(w, r)
+	})
 }
 
 // serveStatus answers with the health page, which is ready: it costs no more than
@@ -438,16 +467,17 @@ func (w *record) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p) //nolint:wrapcheck // a writer in a chain
 }
 
+// Flush sends what was written, for handlers that ask for an http.Flusher by name,
+// as gRPC's reflection does.
+func (w *record) Flush() {
+	_ = w.FlushError() // a connection that is gone shows when it is written to
+}
+
 // FlushError sends what was written.
 func (w *record) FlushError() error {
 	w.limit(w.patience)
 	defer w.lift()
 	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:wrapcheck // as above
-}
-
-// Flush implements http.Flusher, which gRPC reflection asks for.
-func (w *record) Flush() {
-	_ = w.FlushError() // a connection that is gone shows at the next write
 }
 
 // done limits how long the rest of the answer may take, which the server sends

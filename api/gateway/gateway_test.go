@@ -34,6 +34,8 @@ import (
 	"bookworm/internal/gen/bookworm/catalog/v1/catalogv1connect"
 	chatv1 "bookworm/internal/gen/bookworm/chat/v1"
 	"bookworm/internal/gen/bookworm/chat/v1/chatv1connect"
+	compliancev1 "bookworm/internal/gen/bookworm/compliance/v1"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	"bookworm/internal/gen/bookworm/finance/v1/financev1connect"
 	notificationv1 "bookworm/internal/gen/bookworm/notification/v1"
 	"bookworm/internal/gen/bookworm/notification/v1/notificationv1connect"
@@ -45,6 +47,7 @@ import (
 	"bookworm/internal/identity"
 	"bookworm/internal/identity/identitytest"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/internal/telemetry"
 )
 
@@ -66,6 +69,11 @@ type shop struct {
 	ratingv1connect.UnimplementedModerationServiceHandler
 	ratingv1connect.UnimplementedReviewerServiceHandler
 	chatv1connect.UnimplementedChatServiceHandler
+	compliancev1connect.UnimplementedPrivacyServiceHandler
+	compliancev1connect.UnimplementedAuditServiceHandler
+	compliancev1connect.UnimplementedAuditLogServiceHandler
+	compliancev1connect.UnimplementedShopperKeyServiceHandler
+	compliancev1connect.UnimplementedPersonalDataServiceHandler
 
 	mu      sync.Mutex
 	getBook func(context.Context, *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error)
@@ -94,6 +102,21 @@ func (s *shop) GetBook(ctx context.Context, request *catalogv1.GetBookRequest) (
 	return &catalogv1.GetBookResponse{Book: &catalogv1.Book{
 		Id: request.GetId(), Title: "Moby-Dick", Price: &typev1.Money{CurrencyCode: "USD", AmountMinor: 1299}, Etag: "v7",
 	}}, nil
+}
+
+func (s *shop) ExportAuditLog(
+	_ context.Context, request *compliancev1.ExportAuditLogRequest, stream compliancev1connect.AuditServiceExportAuditLogServerStream,
+) error {
+	for sequence := request.GetAfterSequence() + 1; sequence <= 3; sequence++ {
+		err := stream.Send(&compliancev1.ExportAuditLogResponse{Entry: &compliancev1.AuditEntry{Sequence: sequence, Actor: "ops"}})
+		if err != nil {
+			return err
+		}
+	}
+	if request.GetAfterSequence() == 1 {
+		return fault.New(fault.ReasonUnavailable, "Wait.")
+	}
+	return nil
 }
 
 func (s *shop) ListBooks(_ context.Context, request *catalogv1.ListBooksRequest) (*catalogv1.ListBooksResponse, error) {
@@ -262,7 +285,7 @@ func setupWith(t testing.TB, open func(context.Context, gateway.Options) (http.H
 		t.Fatal(err)
 	}
 	traces := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(b.spans))
-	server, err := rpc.NewServer(rpc.ServerOptions{Verifier: verifier, Logger: slog.New(slog.DiscardHandler), TracerProvider: traces})
+	server, err := rpc.NewServer(rpc.ServerOptions{Audit: rpctest.Audit(), Verifier: verifier, Logger: slog.New(slog.DiscardHandler), TracerProvider: traces})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,6 +303,11 @@ func setupWith(t testing.TB, open func(context.Context, gateway.Options) (http.H
 	ratingv1connect.RegisterModerationServiceHandler(server, b.shop)
 	ratingv1connect.RegisterReviewerServiceHandler(server, b.shop)
 	chatv1connect.RegisterChatServiceHandler(server, b.shop)
+	compliancev1connect.RegisterPrivacyServiceHandler(server, b.shop)
+	compliancev1connect.RegisterAuditServiceHandler(server, b.shop)
+	compliancev1connect.RegisterAuditLogServiceHandler(server, b.shop)
+	compliancev1connect.RegisterShopperKeyServiceHandler(server, b.shop)
+	compliancev1connect.RegisterPersonalDataServiceHandler(server, b.shop)
 	mux := http.NewServeMux()
 	mux.Handle("/", rpc.Handler(server))
 	mux.HandleFunc("POST /webhooks/stripe", func(w http.ResponseWriter, r *http.Request) { b.shop.webhook(w, r) })
@@ -294,7 +322,7 @@ func setupWith(t testing.TB, open func(context.Context, gateway.Options) (http.H
 	options := gateway.Options{
 		Backends: map[string]string{}, Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}), TracerProvider: traces,
 	}
-	for _, name := range []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat"} {
+	for _, name := range []string{"catalog", "basket", "ordering", "finance", "notification", "rating", "chat", "compliance"} {
 		options.Backends[name] = b.backend
 	}
 	for _, c := range change {

@@ -66,13 +66,10 @@ func quantile(times []time.Duration, q float64) time.Duration {
 }
 
 // A backend that does four calls at once, each in 20 ms, is asked for five times
-// what it can do. Those who are answered hardly wait, and the others learn at once
-// that they are not.
-func TestOverloadIsTurnedAwayAtOnce(t *testing.T) { //nolint:paralleltest // it measures
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
-	const work, capacity = 20 * time.Millisecond, 200
+// what it can do: it goes on answering as many as it can, and all others are turned
+// away. How long they wait for it is what make bench-door measures.
+func TestOverloadIsTurnedAway(t *testing.T) { //nolint:paralleltest // it is a load
+	const work, capacity, seconds = 20 * time.Millisecond, 200, 3
 	b := setup(t)
 	slots := make(chan struct{}, 4)
 	b.shop.answerBook(func(ctx context.Context, r *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error) {
@@ -84,23 +81,11 @@ func TestOverloadIsTurnedAwayAtOnce(t *testing.T) { //nolint:paralleltest // it 
 		}
 		return &catalogv1.GetBookResponse{Book: &catalogv1.Book{Id: r.GetId()}}, nil
 	})
-	calm := b.crowd(t, capacity/4, 2*time.Second)
-	if len(calm) != 1 || len(calm[200]) == 0 {
-		t.Fatalf("a calm shop turns callers away: %d answered, %d not", len(calm[200]), len(calm[503]))
-	}
-	stormy := b.crowd(t, 5*capacity, 4*time.Second)
-	t.Logf("calm: p50 %v p99 %v; storm: %d answered, p50 %v p99 %v; %d turned away, p50 %v p99 %v", quantile(calm[200], .5), quantile(calm[200], .99),
-		len(stormy[200]), quantile(stormy[200], .5), quantile(stormy[200], .99), len(stormy[503]), quantile(stormy[503], .5), quantile(stormy[503], .99))
-
-	// The goal is four times at the 99th percentile; a busy machine gets the median.
-	if answered := quantile(stormy[200], .5); answered > 6*quantile(calm[200], .5) {
-		t.Errorf("callers who are answered wait %v, against %v when it is calm", answered, quantile(calm[200], .5))
-	}
-	if turned := quantile(stormy[503], .5); turned > 5*work {
-		t.Errorf("callers who are turned away wait %v for it", turned)
-	}
-	if answered := len(stormy[200]); answered < 4*capacity/2 || len(stormy[503]) < 4*3*capacity || len(stormy) != 2 {
-		t.Errorf("%d were answered and %d turned away in 4 s", answered, len(stormy[503]))
+	times := b.crowd(t, 5*capacity, seconds*time.Second)
+	t.Logf("%d answered, p50 %v p99 %v; %d turned away, p50 %v p99 %v", len(times[200]), quantile(times[200], .5), quantile(times[200], .99),
+		len(times[503]), quantile(times[503], .5), quantile(times[503], .99))
+	if len(times) != 2 || len(times[503]) < len(times[200]) || len(times[200]) < seconds*capacity/4 {
+		t.Errorf("%d were answered and %d turned away in %d s", len(times[200]), len(times[503]), seconds)
 	}
 }
 

@@ -64,7 +64,7 @@ const baseline = 100
 // patience is how long a call waits for a place: a burst of ordinary pages is
 // served a few milliseconds later and not turned away. No more calls wait than
 // there are places.
-const patience = 10 * time.Millisecond
+const patience = 50 * time.Millisecond
 
 // shedder turns calls away at once that would only wait. How many calls may be
 // under way follows their times: while they grow against what they used to be, the

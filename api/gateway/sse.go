@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,22 +23,45 @@ import (
 
 	"bookworm/internal/fault"
 	chatv1 "bookworm/internal/gen/bookworm/chat/v1"
+	compliancev1 "bookworm/internal/gen/bookworm/compliance/v1"
 )
 
 // lastEventID is the header in which a client that comes back says the id of the
 // last event it has seen.
 const lastEventID = "Last-Event-ID"
 
-// turnMessage is what a stream over REST consists of.
+// turnMessage is what a stream of the chat consists of.
 type turnMessage interface {
 	proto.Message
 	GetConversationId() string
 	GetEvent() *chatv1.TurnEvent
 }
 
+// sent is an event on its way: id and kind may be empty.
+type sent struct {
+	id, kind string
+	data     []byte // JSON
+}
+
+// eventOf returns a message as an event.
+func eventOf(message proto.Message) (sent, error) {
+	switch message := message.(type) {
+	case turnMessage:
+		event := message.GetEvent()
+		return turnEvent(strconv.FormatInt(event.GetSequence(), 10), message.GetConversationId(), event)
+	case *compliancev1.ExportAuditLogResponse:
+		data, err := written.Marshal(message)
+		if err != nil {
+			return sent{}, fmt.Errorf("write the entry as JSON: %w", err)
+		}
+		return sent{strconv.FormatInt(message.GetEntry().GetSequence(), 10), "entry", data}, nil
+	}
+	return sent{}, fmt.Errorf("%T is no event", message)
+}
+
 // stream answers a procedure that streams with server-sent events (WHATWG HTML,
-// section 9.2): id is the event's number, event its kind, data its JSON with the
-// conversation's id. An error is a problem while nothing was sent, afterwards an
+// section 9.2): id is the event's number, event its kind, data its JSON, for a turn
+// with the conversation's id. An error is a problem while nothing was sent, afterwards an
 // event of the kind error, without an id, and the end. The backend's call ends
 // with the request. A client that reads slowly slows the backend down, and one
 // that does not read at all is given up; nothing is kept for either.
@@ -60,7 +84,7 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request, known route, pa
 		return
 	}
 	type received struct {
-		message turnMessage
+		message proto.Message
 		err     error
 	}
 	arrivals := make(chan received)
@@ -79,7 +103,7 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request, known route, pa
 		}
 	})
 
-	out := &eventWriter{w: w, control: http.NewResponseController(w)}
+	out := &eventWriter{w: w, control: http.NewResponseController(w), last: answer()}
 	heartbeat := time.NewTicker(g.limits.heartbeat)
 	defer heartbeat.Stop()
 	for {
@@ -116,7 +140,7 @@ func (g *gateway) stream(w http.ResponseWriter, r *http.Request, known route, pa
 
 // messagesOf returns an empty request of a streaming procedure and what makes its
 // answers.
-func messagesOf(method protoreflect.MethodDescriptor) (proto.Message, func() turnMessage, error) {
+func messagesOf(method protoreflect.MethodDescriptor) (proto.Message, func() proto.Message, error) {
 	input, err := protoregistry.GlobalTypes.FindMessageByName(method.Input().FullName())
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the request of %s: %w", method.FullName(), err)
@@ -125,13 +149,10 @@ func messagesOf(method protoreflect.MethodDescriptor) (proto.Message, func() tur
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the answer of %s: %w", method.FullName(), err)
 	}
-	if _, ok := output.New().Interface().(turnMessage); !ok {
-		return nil, nil, fmt.Errorf("%s answers no events of a turn", method.FullName())
+	if _, err := eventOf(output.New().Interface()); err != nil {
+		return nil, nil, fmt.Errorf("answer of %s: %w", method.FullName(), err)
 	}
-	answer := func() turnMessage {
-		message, _ := output.New().Interface().(turnMessage)
-		return message
-	}
+	answer := func() proto.Message { return output.New().Interface() }
 	return input.New().Interface(), answer, nil
 }
 
@@ -204,7 +225,7 @@ type eventWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	begun   bool
-	last    turnMessage // nil before the first event
+	last    proto.Message // an empty one before the first event
 }
 
 // begin sends the headers, once.
@@ -219,47 +240,63 @@ func (e *eventWriter) begin() error {
 	return e.flush()
 }
 
-// event sends one event of a turn.
-func (e *eventWriter) event(message turnMessage) error {
+// event sends one message as an event.
+func (e *eventWriter) event(message proto.Message) error {
 	e.last = message
-	event := message.GetEvent()
-	return e.send(strconv.FormatInt(event.GetSequence(), 10), message.GetConversationId(), event)
+	event, err := eventOf(message)
+	if err != nil {
+		return err
+	}
+	return e.send(event)
 }
 
-// fail sends an error that no backend put into the turn. It has no id, so that a
+// fail sends an error that no backend put into the stream. It has no id, so that a
 // client which comes back asks for what follows the last event.
 func (e *eventWriter) fail(f *fault.Error, entry fault.Entry) error {
-	message := f.Message
-	if message == "" {
-		message = entry.Title
+	problem := &chatv1.TurnError{Reason: string(f.Reason), Message: cmp.Or(f.Message, entry.Title)}
+	if last, ok := e.last.(turnMessage); ok {
+		event, err := turnEvent("", last.GetConversationId(),
+			&chatv1.TurnEvent{TurnId: last.GetEvent().GetTurnId(), Event: &chatv1.TurnEvent_Error{Error: problem}})
+		if err != nil {
+			return err
+		}
+		return e.send(event)
 	}
-	event := &chatv1.TurnEvent{Event: &chatv1.TurnEvent_Error{Error: &chatv1.TurnError{Reason: string(f.Reason), Message: message}}}
-	conversation := ""
-	if e.last != nil {
-		event.TurnId, conversation = e.last.GetEvent().GetTurnId(), e.last.GetConversationId()
+	data, err := json.Marshal(map[string]string{"reason": problem.GetReason(), "message": problem.GetMessage()})
+	if err != nil {
+		return fmt.Errorf("write the error as JSON: %w", err)
 	}
-	return e.send("", conversation, event)
+	return e.send(sent{kind: "error", data: data})
 }
 
-func (e *eventWriter) send(id, conversation string, event *chatv1.TurnEvent) error {
+// turnEvent returns an event of a turn.
+func turnEvent(id, conversation string, event *chatv1.TurnEvent) (sent, error) {
 	data, err := written.Marshal(event)
 	if err != nil {
-		return fmt.Errorf("write the event as JSON: %w", err)
+		return sent{}, fmt.Errorf("write the event as JSON: %w", err)
 	}
 	whose, err := json.Marshal(conversation)
 	if err != nil {
-		return fmt.Errorf("write the conversation's id as JSON: %w", err)
+		return sent{}, fmt.Errorf("write the conversation's id as JSON: %w", err)
 	}
-	var frame []byte
-	if id != "" {
-		frame = fmt.Appendf(frame, "id: %s\n", id)
-	}
+	out := sent{id: id, data: fmt.Appendf(nil, `{"conversation_id":%s,%s`, whose, data[1:])}
 	reflected := event.ProtoReflect()
 	if kind := reflected.WhichOneof(reflected.Descriptor().Oneofs().ByName("event")); kind != nil {
-		frame = fmt.Appendf(frame, "event: %s\n", kind.Name())
+		out.kind = string(kind.Name())
+	}
+	return out, nil
+}
+
+func (e *eventWriter) send(event sent) error {
+	var frame []byte
+	if event.id != "" {
+		frame = fmt.Appendf(frame, "id: %s\n", event.id)
+	}
+	if event.kind != "" {
+		frame = fmt.Appendf(frame, "event: %s\n", event.kind)
 	}
 	// JSON has no line breaks outside of strings, and none inside them.
-	frame = fmt.Appendf(frame, "data: {\"conversation_id\":%s,%s\n\n", whose, data[1:])
+	frame = fmt.Appendf(frame, "data: %s\n\n", event.data)
 	return e.write(frame)
 }
 

@@ -294,7 +294,7 @@ func hasty(unary, heartbeat, write time.Duration) func(context.Context, gateway.
 func TestStreamsOutliveTheLimitsOfCalls(t *testing.T) {
 	t.Parallel()
 	const unary = 50 * time.Millisecond
-	b := setupWith(t, hasty(unary, 10*time.Millisecond, time.Second), func(o *gateway.Options) { o.Timeout = unary })
+	b := setupWith(t, hasty(unary, 10*time.Millisecond, 2*unary), func(o *gateway.Options) { o.Timeout = unary })
 	authorization := b.as("alice", "customer")
 	b.send(t, http.MethodGet, "/api/v1/basket", "", authorization...) // fetches the keys
 	b.shop.answerTurn(func(ctx context.Context, _ proto.Message, send func(*chatv1.TurnEvent) error) error {

@@ -2,6 +2,7 @@ package ordering_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"bookworm/internal/fault"
 	basketv1 "bookworm/internal/gen/bookworm/basket/v1"
 	"bookworm/internal/gen/bookworm/basket/v1/basketv1connect"
+	compliancev1 "bookworm/internal/gen/bookworm/compliance/v1"
+	"bookworm/internal/gen/bookworm/compliance/v1/compliancev1connect"
 	orderingv1 "bookworm/internal/gen/bookworm/ordering/v1"
 	"bookworm/internal/gen/bookworm/ordering/v1/orderingv1connect"
 	"bookworm/internal/money"
@@ -35,6 +38,15 @@ func (fullBasket) GetBasketSnapshot(context.Context, *basketv1.GetBasketSnapshot
 	}, nil
 }
 
+// endlessLog is an audit log that takes every entry.
+type endlessLog struct {
+	compliancev1connect.AuditLogServiceClient
+}
+
+func (endlessLog) AppendAuditEntry(context.Context, *compliancev1.AppendAuditEntryRequest) (*compliancev1.AppendAuditEntryResponse, error) {
+	return &compliancev1.AppendAuditEntryResponse{Sequence: 1}, nil
+}
+
 // TestO2_RequestOfAnErasedShopperIsToldThatItsKeyIsUsed also has an operator look
 // at what is left. There is no Temporal behind the server: a request that went on to
 // place an order would fail otherwise.
@@ -46,7 +58,8 @@ func TestO2_RequestOfAnErasedShopperIsToldThatItsKeyIsUsed(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	store := ordering.NewStore(pool)
-	server, err := rpc.NewServer(rpc.ServerOptions{Verifier: roles{}})
+	audit := rpc.NewAudit(endlessLog{}, slog.New(slog.DiscardHandler))
+	server, err := rpc.NewServer(rpc.ServerOptions{Verifier: roles{}, Audit: audit})
 	if err != nil {
 		t.Fatal(err)
 	}

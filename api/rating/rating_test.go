@@ -37,6 +37,7 @@ import (
 	"bookworm/internal/process"
 	"bookworm/internal/rating"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/workflows/ratings"
 	"bookworm/workflows/review"
 )
@@ -216,7 +217,7 @@ func setup(t *testing.T) *shop {
 	store := rating.NewStore(pool)
 	s := &shop{t: t, db: pool, book: uuid.NewString(), missing: uuid.New()}
 	s.processes = &processes{activities: &activities.Activities{Reviews: store, Purchases: orders{}, Books: books{missing: s.missing}}}
-	server, err := rpc.NewServer(rpc.ServerOptions{Verifier: roles{}})
+	server, err := rpc.NewServer(rpc.ServerOptions{Audit: rpctest.Audit(), Verifier: roles{}})
 	if err != nil {
 		t.Fatal(err)
 	}

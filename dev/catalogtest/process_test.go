@@ -34,6 +34,7 @@ import (
 	typev1 "bookworm/internal/gen/bookworm/type/v1"
 	"bookworm/internal/identity"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/workers"
 	"bookworm/workflows/catalogchange"
 	"bookworm/workflows/reindex"
@@ -76,7 +77,7 @@ func open(t *testing.T, l *library) *office {
 	o.work(t)
 	t.Cleanup(func() { o.worker.Stop() })
 
-	rpcServer, err := rpc.NewServer(rpc.ServerOptions{Verifier: roles{}})
+	rpcServer, err := rpc.NewServer(rpc.ServerOptions{Audit: rpctest.Audit(), Verifier: roles{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,9 @@ var hostileFrames = []struct {
 			"content-length", "1", "authorization", c.token)
 		return errors.Join(err, c.WriteData(1, true, []byte("{}")))
 	}},
-	{name: "two lengths", write: func(c hostileConn) error { return c.open(1, true, good("content-length", "0", "content-length", "5")...) }},
+	{name: "two lengths", write: func(c hostileConn) error {
+		return c.open(1, true, good("content-length", "0", "content-length", "5")...)
+	}},
 	{name: "length negative", write: func(c hostileConn) error { return c.open(1, true, good("content-length", "-1")...) }},
 	{name: "CONNECT with a path", write: func(c hostileConn) error {
 		return c.open(1, true, ":method", "CONNECT", ":scheme", "http", ":authority", "shop", ":path", "/")
@@ -119,7 +121,9 @@ var hostileFrames = []struct {
 	{name: "streams backwards", write: func(c hostileConn) error {
 		return errors.Join(c.open(5, false, good()...), c.open(3, true, good()...))
 	}},
-	{name: "data on an idle stream", write: func(c hostileConn) error { return c.WriteRawFrame(http2.FrameData, http2.FlagDataEndStream, 7, []byte("x")) }},
+	{name: "data on an idle stream", write: func(c hostileConn) error {
+		return c.WriteRawFrame(http2.FrameData, http2.FlagDataEndStream, 7, []byte("x"))
+	}},
 	{name: "headers that are no HPACK", write: func(c hostileConn) error {
 		return c.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, EndHeaders: true, EndStream: true})
 	}},

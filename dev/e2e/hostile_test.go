@@ -112,7 +112,7 @@ func loadHostile(t *testing.T) (requests, stored []hostileRequest) {
 		}
 	}
 	var payloads struct {
-		About    string                         `json:"about"`
+		About    string                        `json:"about"`
 		Payloads []struct{ Name, Text string } `json:"payloads"`
 	}
 	var places struct {
@@ -169,7 +169,7 @@ type stage struct {
 
 	// What the templates may name.
 	AliceSubject, AliceBook, AliceOrder, AliceReview, AliceConversation, AliceTurn, AlicePage, AliceKey string
-	BobBook, BobOrder, BobReview, BobConversation, BobTurn                                             string
+	BobBook, BobOrder, BobReview, BobConversation, BobTurn                                              string
 	Book, Order, Event                                                                                  string
 }
 
@@ -325,9 +325,12 @@ func (s *stage) write(t *testing.T, r hostileRequest, text string) string {
 	}
 	secret := s.folder.Secrets.WebhookSecret
 	tmpl, err := template.New("").Delims("<<", ">>").Funcs(template.FuncMap{
-		"repeat":    func(n int, text string) string { return strings.Repeat(text, n) },
-		"repeatHex": func(n int, text string) (string, error) { b, err := hex.DecodeString(text); return strings.Repeat(string(b), n), err },
-		"hex":       func(text string) (string, error) { b, err := hex.DecodeString(text); return string(b), err },
+		"repeat": func(n int, text string) string { return strings.Repeat(text, n) },
+		"repeatHex": func(n int, text string) (string, error) {
+			b, err := hex.DecodeString(text)
+			return strings.Repeat(string(b), n), err
+		},
+		"hex": func(text string) (string, error) { b, err := hex.DecodeString(text); return string(b), err },
 		"lines": func(n int, format string) string {
 			var lines []string
 			for i := range n {
@@ -358,9 +361,12 @@ func (s *stage) write(t *testing.T, r hostileRequest, text string) string {
 			text := strings.Join(parts, "")
 			return string(binary.BigEndian.AppendUint32([]byte{byte(flags)}, uint32(len(text)))) + text //nolint:gosec // small
 		},
-		"gzip":       func(n int, text string) string { return string(zipped(n, text)) },
-		"gzip64":     func(n int, text string) string { return base64.RawURLEncoding.EncodeToString(zipped(n, text)) },
-		"gzipFrame":  func(n int, text string) string { z := zipped(n, text); return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(z)))) + string(z) }, //nolint:gosec // small
+		"gzip":   func(n int, text string) string { return string(zipped(n, text)) },
+		"gzip64": func(n int, text string) string { return base64.RawURLEncoding.EncodeToString(zipped(n, text)) },
+		"gzipFrame": func(n int, text string) string {
+			z := zipped(n, text)
+			return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(z)))) + string(z)
+		}, //nolint:gosec // small
 		"now":        func() int64 { return time.Now().Unix() },
 		"signature":  func() string { _, v1, _ := strings.Cut(signed(s.Event, "whsec_forged", time.Now()), "v1="); return v1 },
 		"signed":     func(age int64) string { return signed(s.Event, secret, at(age)) },

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -47,11 +48,13 @@ const patience = 60 * time.Second
 var (
 	theShop *shop.Shop
 	theLog  = &logBuffer{}
-	orders  client.Client
-	stock   *catalog.Store
-	dbs     *pgxpool.Pool
+	// theSettings are what the shop was started with.
+	theSettings map[string]string
+	orders      client.Client
+	stock       *catalog.Store
+	dbs         *pgxpool.Pool
 
-	personalDataKey string
+	personalDataKey, serviceSecret string
 )
 
 func TestMain(m *testing.M) {
@@ -88,14 +91,16 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	personalDataKey = f.Secrets.PersonalDataKey
+	personalDataKey, serviceSecret = f.Secrets.PersonalDataKey, f.Secrets.ServiceSecret
 	// What the shop logs is read again by the test of invariant A3.
 	tel, err := telemetry.Setup(ctx, telemetry.Config{Service: "bookworm", LogLevel: slog.LevelDebug, LogWriter: theLog})
 	if err != nil {
 		return 0, err
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	if theShop, err = shop.Start(ctx, f, addresses, shop.Options{Logger: logger, Telemetry: tel, Environ: shop.Unlimited}); err != nil {
+	if theShop, err = shop.Start(ctx, f, addresses, shop.Options{
+		Logger: logger, Telemetry: tel, Environ: shop.Unlimited, Config: func(settings map[string]string) { theSettings = maps.Clone(settings) },
+	}); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, theShop.Stop(), f.Close(), tel.Shutdown(context.Background())) }()

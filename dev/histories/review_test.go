@@ -43,6 +43,7 @@ import (
 	"bookworm/internal/process"
 	domain "bookworm/internal/rating"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/workers"
 	"bookworm/workflows/ratings"
 	"bookworm/workflows/review"
@@ -162,7 +163,7 @@ func startReviewers(t *testing.T) *reviewers {
 	t.Cleanup(r.client.Close)
 
 	store := domain.NewStore(pool)
-	edge, err := rpc.NewServer(rpc.ServerOptions{Verifier: roleAndSubject{}})
+	edge, err := rpc.NewServer(rpc.ServerOptions{Audit: rpctest.Audit(), Verifier: roleAndSubject{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func (s *Shop) start(ctx context.Context, f *folder.Folder, infra folder.Address
 		"BOOKWORM_CATALOG_URL": address("api"), "BOOKWORM_BASKET_URL": address("api"), "BOOKWORM_ORDERING_URL": address("api"),
 		"BOOKWORM_FINANCE_URL": address("api"), "BOOKWORM_NOTIFICATION_URL": address("api"),
 		"BOOKWORM_RATING_URL": address("api"), "BOOKWORM_CHAT_URL": address("api"),
-		"BOOKWORM_STATUS_URLS": "workers=" + address("worker"),
+		"BOOKWORM_STATUS_URLS":     "workers=" + address("worker"),
 		"BOOKWORM_COMPLIANCE_URL":  address("api"),
 		"BOOKWORM_OPENAI_BASE_URL": s.Model.URL(), "BOOKWORM_OPENAI_API_KEY": ModelKey,
 		"BOOKWORM_STRIPE_URL": s.Payments.URL(), "BOOKWORM_STRIPE_SECRET_KEY": StripeKey,

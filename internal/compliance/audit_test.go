@@ -248,6 +248,41 @@ func TestTamperedAuditLogShowsWhere(t *testing.T) {
 	}
 }
 
+// TestEntryThatWasHashedAnewShowsAtTheNext changes an entry as somebody does who
+// knows how the hash is made.
+func TestEntryThatWasHashedAnewShowsAtTheNext(t *testing.T) {
+	t.Parallel()
+	l := openLog(t)
+	l.write(t, 9)
+	for e, err := range l.Audit(t.Context(), 4) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Actor = "mallory"
+		hash := e.Digest()
+		l.tamper(t, `UPDATE audit_entry SET actor = $1, hash = $2 WHERE sequence = 4`, e.Actor, hash[:])
+		break
+	}
+	if verdict := l.verdict(t); verdict.BrokenAt != 5 {
+		t.Errorf("%+v", verdict)
+	}
+}
+
+// TestTheEncodingNeverChanges has the hash of an entry as docs/verify_audit.py
+// computes it.
+func TestTheEncodingNeverChanges(t *testing.T) {
+	t.Parallel()
+	e := compliance.AuditEntry{
+		Sequence: 2, ID: uuid.MustParse("0190f5a1-0000-7000-8000-000000000001"), RecordedAt: time.Date(2026, 11, 24, 19, 0, 0, 120_000_000, time.UTC),
+		Actor: "zoë", Roles: []string{"admin", "customer"}, Procedure: "/a.A/B", Target: map[string]string{"order_id": "x", "book.id": "y"},
+		RequestHash: compliance.Hash{1}, Outcome: compliance.OutcomeFailed, Reason: "BOOK_NOT_FOUND",
+		ActionID: uuid.MustParse("0190f5a1-0000-7000-8000-000000000002"), TraceID: "abc", PreviousHash: compliance.Hash{2},
+	}
+	if got := e.Digest().String(); got != "42cab2aa68ea18a701eaae991baf12d6e61c1c79fef71d95edcf5e3900c35dfd" {
+		t.Errorf("the hash is %s", got)
+	}
+}
+
 // TestTruncatedAuditLogShowsOnlyAgainstAKeptHead is the limit that docs/audit.md
 // states: who cuts off the tail and moves the head leaves a chain that holds.
 func TestTruncatedAuditLogShowsOnlyAgainstAKeptHead(t *testing.T) {

@@ -71,8 +71,6 @@ func Prove(id uuid.UUID, kind Kind, steps []Step) string {
 }
 
 const (
-	// ExportLife is how long an export can be fetched.
-	ExportLife = 7 * 24 * time.Hour
 	// exportFresh is how long an export that is done answers another request.
 	exportFresh = time.Hour
 	// maxListed is how many requests a person is shown.
@@ -151,12 +149,12 @@ func (s *PrivacyStore) Progress(ctx context.Context, id uuid.UUID, state State, 
 	return nil
 }
 
-// CompleteExport makes an export ready to be fetched for ExportLife, and returns
+// CompleteExport makes an export ready to be fetched for a week, and returns
 // until when. Repeated, it changes nothing.
 func (s *PrivacyStore) CompleteExport(ctx context.Context, id uuid.UUID, steps []Step) (expiresAt time.Time, err error) {
 	_, err = s.db.Exec(ctx, `
 		update data_request set state = 'DONE', steps = $2, proof = $3, completed_at = now(), expires_at = now() + $4::interval
-		where id = $1 and completed_at is null`, id, steps, Prove(id, Export, steps), ExportLife)
+		where id = $1 and completed_at is null`, id, steps, Prove(id, Export, steps), keepExport)
 	if err == nil {
 		err = s.db.QueryRow(ctx, `select expires_at from data_request where id = $1`, id).Scan(&expiresAt)
 	}

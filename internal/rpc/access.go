@@ -57,8 +57,7 @@ func Reaches(ctx context.Context, owner string) bool {
 // LimitOf returns the class of calls that a procedure is counted with, never
 // LIMIT_UNSPECIFIED.
 func LimitOf(method protoreflect.MethodDescriptor) accessv1.Limit {
-	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
-	if class := rule.GetLimit(); class != accessv1.Limit_LIMIT_UNSPECIFIED {
+	if class := RuleOf(method).GetLimit(); class != accessv1.Limit_LIMIT_UNSPECIFIED {
 		return class
 	}
 	options, _ := method.Options().(*descriptorpb.MethodOptions)

@@ -160,7 +160,7 @@ const (
 // what is a customer's. A customer's own call is not, nor what somebody of the
 // staff does as a customer, by a rule that names only customers.
 func recorded(caller identity.Caller, method protoreflect.MethodDescriptor) recording {
-	rule, _ := proto.GetExtension(method.Options(), accessv1.E_Rule).(*accessv1.Rule)
+	rule := RuleOf(method)
 	if !slices.ContainsFunc(rule.GetRoles(), func(role accessv1.Role) bool { return slices.Contains(staff, role) && caller.Has(role) }) {
 		return nothing
 	}
@@ -293,11 +293,11 @@ func (s *auditedStream) outcome(failed fault.Reason) *compliancev1.AuditEntry {
 	if failed != "" {
 		return s.with(compliancev1.AuditEntry_FAILED, failed)
 	}
+	target := make(map[string]string)
+	maps.Copy(target, s.entry.GetTarget())
+	maps.Copy(target, s.answered)
 	e := s.with(compliancev1.AuditEntry_SUCCEEDED, "")
-	if e.Target == nil {
-		e.Target = make(map[string]string)
-	}
-	maps.Copy(e.Target, s.answered)
+	e.Target = target
 	return e
 }
 

@@ -35,6 +35,7 @@ import (
 	"bookworm/internal/identity"
 	"bookworm/internal/identity/identitytest"
 	"bookworm/internal/rpc"
+	"bookworm/internal/rpc/rpctest"
 	"bookworm/internal/telemetry"
 )
 
@@ -44,6 +45,7 @@ const aBook = "01890a5d-ac96-774b-bcce-b302099a8057"
 type service struct {
 	basketv1connect.UnimplementedBasketServiceHandler
 	catalogv1connect.UnimplementedCatalogServiceHandler
+	catalogv1connect.UnimplementedCatalogAdminServiceHandler
 	orderingv1connect.UnimplementedOrderServiceHandler
 	getBook   func(context.Context, *catalogv1.GetBookRequest) (*catalogv1.GetBookResponse, error)
 	getBasket func(context.Context) (*basketv1.GetBasketResponse, error)
@@ -63,6 +65,15 @@ func (s *service) GetOrder(ctx context.Context, request *orderingv1.GetOrderRequ
 		return nil, fault.New(fault.ReasonOrderNotFound, "order %s does not exist", request.GetId())
 	}
 	return &orderingv1.GetOrderResponse{}, nil
+}
+
+// GetSearchIndex answers what its caller reaches of alice's, by a rule of no
+// ownership that names staff.
+func (s *service) GetSearchIndex(ctx context.Context, _ *catalogv1.GetSearchIndexRequest) (*catalogv1.GetSearchIndexResponse, error) {
+	if rpc.Reaches(ctx, "alice") {
+		return nil, fault.New(fault.ReasonBasketEmpty, "reached")
+	}
+	return &catalogv1.GetSearchIndexResponse{}, nil
 }
 
 // bundle is a server over real HTTP and what a test needs of it.
@@ -107,7 +118,7 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 		t.Fatal(err)
 	}
 	options := rpc.ServerOptions{
-		Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
+		Audit: rpctest.Audit(), Verifier: verifier, Logger: slog.New(traced{slog.NewJSONHandler(b.log, nil)}),
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(b.spans)),
 	}
 	for _, c := range change {
@@ -119,6 +130,7 @@ func setup(t *testing.T, change ...func(*rpc.ServerOptions)) *bundle {
 	}
 	catalogv1connect.RegisterCatalogServiceHandler(server, b.service)
 	basketv1connect.RegisterBasketServiceHandler(server, b.service)
+	catalogv1connect.RegisterCatalogAdminServiceHandler(server, b.service)
 	orderingv1connect.RegisterOrderServiceHandler(server, b.service)
 	b.url = serve(t, rpc.Handler(server))
 	return b
@@ -587,7 +599,7 @@ func TestReflectionListsTheServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(names); got != "[bookworm.basket.v1.BasketService bookworm.catalog.v1.CatalogService bookworm.ordering.v1.OrderService]" {
+	if got := fmt.Sprint(names); got != "[bookworm.basket.v1.BasketService bookworm.catalog.v1.CatalogAdminService bookworm.catalog.v1.CatalogService bookworm.ordering.v1.OrderService]" {
 		t.Errorf("got %s", got)
 	}
 }
@@ -685,6 +697,10 @@ func TestA1_StaffReachesWhatTheRuleSays(t *testing.T) {
 		if got := reason(t, answer); (got == "BASKET_EMPTY") != test.basket {
 			t.Errorf("%s asking for the basket: %v", name, answer)
 		}
+	}
+	_, _, answer := b.post(t, "/bookworm.catalog.v1.CatalogAdminService/GetSearchIndex", `{}`, "Authorization", "Bearer "+b.provider.Token("ops", "admin"))
+	if got := reason(t, answer); got != "" {
+		t.Errorf("an administrator reaches what is alice's by a rule without ownership: %v", answer)
 	}
 	if rpc.Reaches(t.Context(), "") || rpc.Reaches(identity.WithCaller(t.Context(), identity.Caller{}), "") {
 		t.Error("nobody reaches what is nobody's")

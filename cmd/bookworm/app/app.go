@@ -61,6 +61,7 @@ import (
 	"bookworm/internal/rpc"
 	"bookworm/internal/telemetry"
 	"bookworm/internal/temporal"
+	"bookworm/internal/waf"
 	"bookworm/workers"
 	"bookworm/workflows/reindex"
 	"bookworm/workflows/retention"
@@ -612,6 +613,10 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	firewall, err := waf.New(waf.Mode(c.WAF), tel.Logger, tel.MeterProvider.Meter("bookworm/waf"))
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	board := status.New(status.Options{
 		Targets: c.targets(backends), Version: version(), Started: time.Now(), Breakers: breakers.States, Logger: tel.Logger,
 	})
@@ -624,7 +629,7 @@ func Gateway(ctx context.Context, c Config, tel *telemetry.Telemetry, args []str
 			Browse: c.LimitBrowse, Search: c.LimitSearch, Write: c.LimitWrite, Checkout: c.LimitCheckout, Chat: c.LimitChat,
 			Webhook: c.LimitWebhook, Token: c.LimitToken,
 		},
-		HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
+		Firewall: firewall, HSTS: c.TLSCertFile != "" || strings.HasPrefix(c.PublicURL, "https:"),
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("make the gateway: %w", err), listener.Close())

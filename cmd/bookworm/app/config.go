@@ -15,6 +15,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"bookworm/internal/personal"
+	"bookworm/internal/waf"
 )
 
 // Config is everything that can be set, by environment variables. A process needs
@@ -142,6 +143,9 @@ type Config struct {
 	StatusURLs []string `env:"STATUS_URLS"`
 	// CORSOrigins are the web pages that may call the gateway from a browser.
 	CORSOrigins []string `env:"CORS_ORIGINS"`
+	// WAF says what becomes of requests that look like attacks: off (nobody looks),
+	// detect (they are logged) or block. docs/security.md says what it costs.
+	WAF string `env:"WAF" envDefault:"off"`
 
 	// OTLPEndpoint takes traces, for example http://collector:4318 or
 	// grpc://collector:4317. Empty: nothing is exported.
@@ -202,12 +206,6 @@ func LoadConfig(environ []string) (Config, error) {
 		problems = append(problems, fmt.Errorf("%sPERSONAL_DATA_KEY is not %d bytes in base64", prefix, personal.KeySize))
 	}
 	problems = append(problems, c.doorProblems()...)
-	for _, setting := range c.StatusURLs {
-		name, address, _ := strings.Cut(setting, "=")
-		if u, err := url.Parse(strings.TrimSpace(address)); strings.TrimSpace(name) == "" || err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			problems = append(problems, fmt.Errorf("%sSTATUS_URLS has %q, which is not name=http://host:port", prefix, setting))
-		}
-	}
 	if c.EmbeddingDimension < 1 || c.EmbeddingDimension > 65536 {
 		problems = append(problems, fmt.Errorf("%sEMBEDDING_DIMENSION is %d, not 1 to 65536", prefix, c.EmbeddingDimension))
 	}
@@ -219,6 +217,9 @@ func LoadConfig(environ []string) (Config, error) {
 	}
 	if c.PaymentWindow <= 0 {
 		problems = append(problems, fmt.Errorf("%sPAYMENT_WINDOW is not longer than 0", prefix))
+	}
+	if !slices.Contains([]waf.Mode{waf.Off, waf.Detect, waf.Block}, waf.Mode(c.WAF)) {
+		problems = append(problems, fmt.Errorf("%sWAF is %q, not off, detect or block", prefix, c.WAF))
 	}
 	if !slices.Contains([]string{"json", "text"}, c.LogFormat) {
 		problems = append(problems, fmt.Errorf("%sLOG_FORMAT is %q, not json or text", prefix, c.LogFormat))
@@ -247,6 +248,12 @@ func (c Config) doorProblems() (problems []error) {
 	}
 	if len(c.LimitKey) > 0 && len(c.LimitKey) < 16 {
 		problems = append(problems, fmt.Errorf("%sLIMIT_KEY has fewer than 16 characters", prefix))
+	}
+	for _, setting := range c.StatusURLs {
+		name, address, _ := strings.Cut(setting, "=")
+		if u, err := url.Parse(strings.TrimSpace(address)); strings.TrimSpace(name) == "" || err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			problems = append(problems, fmt.Errorf("%sSTATUS_URLS has %q, which is not name=http://host:port", prefix, setting))
+		}
 	}
 	return problems
 }

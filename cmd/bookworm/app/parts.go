@@ -77,8 +77,8 @@ type parts struct {
 // closes them.
 func open(ctx context.Context, c Config, tel *telemetry.Telemetry) *parts {
 	p := &parts{
-		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), optional: make(map[string]health.Check), holders: make(map[string]personal.Holder),
-		pools: make(map[string]*pgxpool.Pool),
+		ctx: ctx, config: c, tel: tel, checks: make(map[string]health.Check), optional: make(map[string]health.Check),
+		holders: make(map[string]personal.Holder), pools: make(map[string]*pgxpool.Pool),
 	}
 	// The loops outlive ctx by the time it takes to drain, like the connections.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -1203,8 +1203,8 @@ func (x *ListAuditEntriesResponse) GetNextPageToken() string {
 // ExportAuditLogRequest asks for the log.
 type ExportAuditLogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first entry to send, by sequence; 0 or 1 for all.
-	FromSequence  int64 `protobuf:"varint,1,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
+	// Only entries after this one, by sequence; 0 for all.
+	AfterSequence int64 `protobuf:"varint,1,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1239,9 +1239,9 @@ func (*ExportAuditLogRequest) Descriptor() ([]byte, []int) {
 	return file_bookworm_compliance_v1_compliance_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *ExportAuditLogRequest) GetFromSequence() int64 {
+func (x *ExportAuditLogRequest) GetAfterSequence() int64 {
 	if x != nil {
-		return x.FromSequence
+		return x.AfterSequence
 	}
 	return 0
 }
@@ -2060,9 +2060,9 @@ const file_bookworm_compliance_v1_compliance_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\tpageToken\"\x80\x01\n" +
 	"\x18ListAuditEntriesResponse\x12<\n" +
 	"\aentries\x18\x01 \x03(\v2\".bookworm.compliance.v1.AuditEntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"E\n" +
-	"\x15ExportAuditLogRequest\x12,\n" +
-	"\rfrom_sequence\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\ffromSequence\"R\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"G\n" +
+	"\x15ExportAuditLogRequest\x12.\n" +
+	"\x0eafter_sequence\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\rafterSequence\"R\n" +
 	"\x16ExportAuditLogResponse\x128\n" +
 	"\x05entry\x18\x01 \x01(\v2\".bookworm.compliance.v1.AuditEntryR\x05entry\"\x17\n" +
 	"\x15VerifyAuditLogRequest\"{\n" +

@@ -469,7 +469,8 @@ type AuditEntry struct {
 	// What they did: the full name of the procedure, for example
 	// "/bookworm.catalog.v1.CatalogAdminService/ArchiveBook".
 	Procedure string `protobuf:"bytes,6,opt,name=procedure,proto3" json:"procedure,omitempty"`
-	// What they did it to: the ids in the request, by field.
+	// What they did it to: the ids in the request, by field; in the entry of a success also those in the
+	// answer.
 	Target map[string]string `protobuf:"bytes,7,rep,name=target,proto3" json:"target,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The SHA-256 of the request's deterministic encoding, in hexadecimal.
 	RequestHash string `protobuf:"bytes,8,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"`
@@ -1199,8 +1200,8 @@ func (x *ListAuditEntriesResponse) GetNextPageToken() string {
 // ExportAuditLogRequest asks for the log.
 type ExportAuditLogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first entry to send, by sequence; 0 or 1 for all.
-	FromSequence  int64 `protobuf:"varint,1,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
+	// Only entries after this one, by sequence; 0 for all.
+	AfterSequence int64 `protobuf:"varint,1,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1235,9 +1236,9 @@ func (*ExportAuditLogRequest) Descriptor() ([]byte, []int) {
 	return file_bookworm_compliance_v1_compliance_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *ExportAuditLogRequest) GetFromSequence() int64 {
+func (x *ExportAuditLogRequest) GetAfterSequence() int64 {
 	if x != nil {
-		return x.FromSequence
+		return x.AfterSequence
 	}
 	return 0
 }
@@ -1488,9 +1489,9 @@ const file_bookworm_compliance_v1_compliance_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\"\x80\x01\n" +
 	"\x18ListAuditEntriesResponse\x12<\n" +
 	"\aentries\x18\x01 \x03(\v2\".bookworm.compliance.v1.AuditEntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n" +
-	"\x15ExportAuditLogRequest\x12#\n" +
-	"\rfrom_sequence\x18\x01 \x01(\x03R\ffromSequence\"R\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\">\n" +
+	"\x15ExportAuditLogRequest\x12%\n" +
+	"\x0eafter_sequence\x18\x01 \x01(\x03R\rafterSequence\"R\n" +
 	"\x16ExportAuditLogResponse\x128\n" +
 	"\x05entry\x18\x01 \x01(\v2\".bookworm.compliance.v1.AuditEntryR\x05entry\"\x17\n" +
 	"\x15VerifyAuditLogRequest\"{\n" +

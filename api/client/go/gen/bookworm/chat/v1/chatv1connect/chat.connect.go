@@ -140,7 +140,8 @@ type ChatServiceClient interface {
 	CancelTurn(context.Context, *v1.CancelTurnRequest) (*v1.CancelTurnResponse, error)
 	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
 	// and only within ten minutes.
-	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself: BOOK_NOT_FOUND, BOOK_ARCHIVED, BASKET_FULL,
+	// STALE_VERSION when the basket changes too fast.
 	ConfirmAction(context.Context, *v1.ConfirmActionRequest) (*v1.ConfirmActionResponse, error)
 	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
 	// Errors: PAGE_TOKEN_INVALID.
@@ -223,7 +224,8 @@ type ChatServiceHandler interface {
 	CancelTurn(context.Context, *v1.CancelTurnRequest) (*v1.CancelTurnResponse, error)
 	// ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
 	// and only within ten minutes.
-	// Errors: ACTION_NOT_FOUND, and those of the action itself.
+	// Errors: ACTION_NOT_FOUND, and those of the action itself: BOOK_NOT_FOUND, BOOK_ARCHIVED, BASKET_FULL,
+	// STALE_VERSION when the basket changes too fast.
 	ConfirmAction(context.Context, *v1.ConfirmActionRequest) (*v1.ConfirmActionResponse, error)
 	// ListConversations lists the caller's conversations, the one used last first, a page at a time.
 	// Errors: PAGE_TOKEN_INVALID.

@@ -1199,7 +1199,8 @@ export const ChatService: GenService<{
   /**
    * ConfirmAction does what a confirmation card proposed, or drops it. An action happens at most once,
    * and only within ten minutes.
-   * Errors: ACTION_NOT_FOUND, and those of the action itself.
+   * Errors: ACTION_NOT_FOUND, and those of the action itself: BOOK_NOT_FOUND, BOOK_ARCHIVED, BASKET_FULL,
+   * STALE_VERSION when the basket changes too fast.
    *
    * @generated from rpc bookworm.chat.v1.ChatService.ConfirmAction
    */

@@ -9,12 +9,16 @@ import (
 )
 
 const (
-	// requestLife is how long it is known that a request was made and answered: as
-	// long as somebody may doubt that it was.
-	requestLife = 3 * 365 * 24 * time.Hour
-	// retainBatch is how many rows of a kind go at once.
-	retainBatch = 500
+	// keepExport is how long what an export collected is kept: whoever asked for it
+	// has a week to fetch it, and may ask for another.
+	keepExport = 7 * 24 * time.Hour
+	// keepRequests is how long a request and the ids of the keys it destroyed are
+	// kept: as long as somebody may doubt that it was answered.
+	keepRequests = 3 * 365 * 24 * time.Hour
 )
+
+// retainBatch is how many rows of a kind go at once.
+const retainBatch = 500
 
 var _ personal.Holder = (*PrivacyStore)(nil)
 
@@ -62,7 +66,7 @@ func (s *PrivacyStore) Erase(ctx context.Context, subject, _ string) (personal.E
 }
 
 // Retain ends exports that have expired, and deletes requests, with the traces of
-// the keys they destroyed, after three years.
+// the keys they destroyed, whose time is over.
 func (s *PrivacyStore) Retain(ctx context.Context) (deleted map[string]int64, more bool, err error) {
 	deleted = make(map[string]int64)
 	for _, what := range []struct {
@@ -81,10 +85,10 @@ func (s *PrivacyStore) Retain(ctx context.Context) (deleted map[string]int64, mo
 					and not exists (select from export_page where request_id = r.id) limit $1)`, nil},
 		{"requests", `
 			delete from data_request where id in (
-				select id from data_request where completed_at < now() - $2::interval limit $1)`, []any{requestLife}},
+				select id from data_request where completed_at < now() - $2::interval limit $1)`, []any{keepRequests}},
 		{"destroyed keys", `
 			delete from shopper_key where id in (
-				select id from shopper_key where destroyed_at < now() - $2::interval limit $1)`, []any{requestLife}},
+				select id from shopper_key where destroyed_at < now() - $2::interval limit $1)`, []any{keepRequests}},
 	} {
 		tag, err := s.db.Exec(ctx, what.sql, append([]any{retainBatch}, what.args...)...)
 		if err != nil {

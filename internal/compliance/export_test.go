@@ -1,0 +1,4 @@
+package compliance
+
+// Digest is open to the tests.
+func (e *AuditEntry) Digest() Hash { return e.digest() }
