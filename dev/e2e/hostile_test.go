@@ -735,7 +735,7 @@ func differences(before, after map[string]string) (changed []string) {
 // TestHostileRequests sends everything in hostile/ to a running shop. None may get a
 // 5xx, learn something that is not its business, or change a row; and the shop still
 // sells books afterwards.
-func TestHostileRequests(t *testing.T) {
+func TestHostileRequests(t *testing.T) { //nolint:paralleltest,tparallel // its groups look at what each has changed, and the others wait: it is timed
 	s := openStage(t)
 	requests, stored := loadHostile(t)
 	t.Logf("%d requests, and %d whose text may be kept", len(requests), len(stored))

@@ -209,38 +209,42 @@ func (b *Board) service(now time.Time, t Target, a answer) Service {
 			b.logger.Warn("a part of the shop does not answer", "part", t.Name, "error", a.err)
 		}
 	} else {
-		s.LatencyMillis = millis(a.took)
-		s.Version = a.report.Version
-		if !a.report.Started.IsZero() {
-			s.UptimeSeconds = int64(now.Sub(a.report.Started).Seconds())
-		}
-		if a.report.Status == health.StatusDraining {
-			s.Status = Down
-		}
-		for _, name := range slices.Sorted(maps.Keys(a.report.Checks)) {
-			if !b.concerns(t, name) {
-				continue
-			}
-			state := a.report.Checks[name]
-			check := Check{Name: name, Status: OK, Optional: state.Optional, LatencyMillis: state.Millis, Since: state.Since.Truncate(time.Second)}
-			switch state.Status {
-			case health.StatusOK:
-			case health.StatusUnknown:
-				check.Status = Unknown
-			default:
-				check.Status = Down
-				if state.Optional {
-					s.Status = worse(s.Status, Degraded)
-				} else {
-					s.Status = Down
-				}
-			}
-			s.Checks = append(s.Checks, check)
-		}
+		b.fill(&s, now, t, a)
 	}
 	s.Since = b.note(now, t.Kind+" "+t.Name, s.Status)
 	s.History = b.past[t.Kind+" "+t.Name].levels(now)
 	return s
+}
+
+// fill says what a process said that answered.
+func (b *Board) fill(s *Service, now time.Time, t Target, a answer) {
+	s.LatencyMillis, s.Version = millis(a.took), a.report.Version
+	if !a.report.Started.IsZero() {
+		s.UptimeSeconds = int64(now.Sub(a.report.Started).Seconds())
+	}
+	if a.report.Status == health.StatusDraining {
+		s.Status = Down
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.report.Checks)) {
+		if !b.concerns(t, name) {
+			continue
+		}
+		state := a.report.Checks[name]
+		check := Check{Name: name, Status: OK, Optional: state.Optional, LatencyMillis: state.Millis, Since: state.Since.Truncate(time.Second)}
+		switch state.Status {
+		case health.StatusOK:
+		case health.StatusUnknown:
+			check.Status = Unknown
+		default:
+			check.Status = Down
+			effect := Down
+			if state.Optional {
+				effect = Degraded
+			}
+			s.Status = worse(s.Status, effect)
+		}
+		s.Checks = append(s.Checks, check)
+	}
 }
 
 // users are the contexts that use a system, as far as only some do. It tells the
