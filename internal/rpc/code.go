@@ -187,9 +187,15 @@ var (
 	badField     = regexp.MustCompile(`invalid value for \S+ field ([A-Za-z0-9_.]+):|(?:parsing|for|duplicate) field "([^"]*)"|parameter: ([^,]+),`)
 )
 
+// maxProblem is the most that a caller reads of what a decoder says, in bytes.
+const maxProblem = 500
+
 // Malformed returns MALFORMED_REQUEST for what the decoder of JSON or of a query
 // said of a request, naming the field where the decoder does.
 func Malformed(problem string) *fault.Error {
+	if len(problem) > maxProblem { // it quotes the caller, who may have sent a name of a megabyte
+		problem = strings.ToValidUTF8(problem[:maxProblem], "") + "..."
+	}
 	problem = libraryNames.ReplaceAllString(decoderPrefix.ReplaceAllString(problem, ""), "")
 	f := fault.New(fault.ReasonMalformedRequest, "%s", problem)
 	if found := unknownField.FindStringSubmatch(problem); found != nil {

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
@@ -760,5 +761,8 @@ func TestMalformedTellsNoFunctionOfGo(t *testing.T) {
 	f := rpc.Malformed(`parsing field "after_sequence": strconv.ParseInt: parsing "x": invalid syntax`)
 	if strings.Contains(f.Message, "strconv") || len(f.Fields) != 1 || f.Fields[0].Name != "after_sequence" {
 		t.Errorf("got %q %v", f.Message, f.Fields)
+	}
+	if f := rpc.Malformed(`unknown field "` + strings.Repeat("\u00e9", 1<<20) + `"`); len(f.Message) > 510 || !utf8.ValidString(f.Message) {
+		t.Errorf("%d bytes are told", len(f.Message))
 	}
 }
