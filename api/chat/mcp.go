@@ -97,7 +97,8 @@ func (m *mcpServer) guarded(next mcp.MethodHandler) mcp.MethodHandler {
 		}()
 		// The library writes a URI that it does not know into its answer as Go would, which
 		// is not always JSON.
-		if read, ok := request.GetParams().(*mcp.ReadResourceParams); ok && read != nil && strings.ContainsFunc(read.URI, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		unfit := func(c rune) bool { return c <= ' ' || c > '~' }
+		if read, ok := request.GetParams().(*mcp.ReadResourceParams); ok && read != nil && strings.ContainsFunc(read.URI, unfit) {
 			problem := fault.New(fault.ReasonInvalidArgument, "The uri is none.").WithField("uri", "is not a URI")
 			return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: said(problem)}
 		}

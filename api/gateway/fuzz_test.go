@@ -80,7 +80,10 @@ func knock(t *testing.T, handler http.Handler, request *http.Request) *httptest.
 		t.Errorf("%s %q: no JSON: %q", request.Method, request.URL, recorder.Body)
 	}
 	if kind == "application/problem+json" {
-		var problem struct{ Reason, Title string }
+		var problem struct {
+			Reason string `json:"reason"`
+			Title  string `json:"title"`
+		}
 		if err := json.Unmarshal(recorder.Body.Bytes(), &problem); err != nil || problem.Reason == "" || problem.Title == "" {
 			t.Errorf("no whole problem: %s", recorder.Body)
 		}
@@ -130,7 +133,7 @@ func FuzzREST(f *testing.F) {
 		request.Header.Set("Content-Type", "application/json")
 		request.Header.Set("Idempotency-Key", key)
 		request.Header.Set("If-Match", condition)
-		request.Header.Set("Last-Event-Id", seen)
+		request.Header.Set("Last-Event-ID", seen)
 		knock(t, handler, request)
 	})
 }
@@ -173,7 +176,7 @@ func FuzzFrames(f *testing.F) {
 		request.ProtoMajor, request.ProtoMinor, request.Proto = 2, 0, "HTTP/2.0"
 		request.Header.Set("Content-Type", kind)
 		request.Header.Set("Grpc-Encoding", coding)
-		request.Header.Set("Te", "trailers")
+		request.Header.Set("TE", "trailers")
 		got := knock(t, handler, request)
 		for _, status := range []string{got.Header().Get("Grpc-Status"), got.Result().Trailer.Get("Grpc-Status")} {
 			if status == "2" || status == "13" || status == "15" {
