@@ -416,3 +416,27 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+// TestOneFormOfToken: the library takes the JSON forms of a signature too.
+func TestOneFormOfToken(t *testing.T) {
+	t.Parallel()
+	provider := identitytest.New(t)
+	verifier, err := NewVerifier(t.Context(), VerifierConfig{Issuer: provider.Issuer, Audience: identitytest.Audience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := provider.Token("alice", "customer")
+	parts := strings.Split(good, ".")
+	for name, token := range map[string]string{
+		"JSON":    `{"protected":"` + parts[0] + `","payload":"` + parts[1] + `","signature":"` + parts[2] + `"}`,
+		"a blank": parts[0] + ". " + parts[1] + "." + parts[2], "padding": parts[0] + "=." + parts[1] + "." + parts[2],
+		"four parts": good + ".x", "17 KB": strings.Repeat("a", 17<<10) + "." + parts[1] + "." + parts[2],
+	} {
+		if _, err := verifier.Verify(t.Context(), token); !fault.Is(err, fault.ReasonTokenInvalid) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if _, err := verifier.Verify(t.Context(), good); err != nil {
+		t.Error(err)
+	}
+}

@@ -706,3 +706,59 @@ func TestA1_StaffReachesWhatTheRuleSays(t *testing.T) {
 		t.Error("nobody reaches what is nobody's")
 	}
 }
+
+// TestACrowdedListIsRefusedAtOnce sends more ids than may be asked for. The validator
+// would look at each of them for some 20 seconds.
+func TestACrowdedListIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	began := time.Now()
+	status, _, answer := b.post(t, "/bookworm.catalog.v1.CatalogService/BatchGetBooks", `{"ids":["`+strings.Repeat(`","`, 100_000)+`"]}`)
+	if status != http.StatusBadRequest || reason(t, answer) != "INVALID_ARGUMENT" || !strings.Contains(fmt.Sprint(answer), "ids must have at most") {
+		t.Errorf("got %d %v", status, answer)
+	}
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+// TestWhatCannotBeReadIsTheCallersFault: INTERNAL is for the shop's own.
+func TestWhatCannotBeReadIsTheCallersFault(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const book = "/bookworm.catalog.v1.CatalogService/GetBook"
+	for name, request := range map[string]struct{ method, query, kind, body string }{
+		"base64 that is none":        {http.MethodGet, "?connect=v1&encoding=proto&base64=1&message=!!!", "", ""},
+		"an unfinished frame":        {http.MethodPost, "", "application/grpc-web", "\x00\x00"},
+		"a frame that is compressed": {http.MethodPost, "", "application/grpc-web", "\x01\x00\x00\x00\x01a"},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), request.method, b.url+book+request.query, strings.NewReader(request.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", request.kind)
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := response.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+		code := response.Header.Get("Grpc-Status") + string(body)
+		if response.StatusCode >= 500 || !strings.Contains(code, "invalid_argument") && !strings.HasPrefix(code, "3") && !strings.Contains(code, "grpc-status: 3") {
+			t.Errorf("%s: %d %q", name, response.StatusCode, code)
+		}
+	}
+}
+
+func TestMalformedTellsNoFunctionOfGo(t *testing.T) {
+	t.Parallel()
+	f := rpc.Malformed(`parsing field "after_sequence": strconv.ParseInt: parsing "x": invalid syntax`)
+	if strings.Contains(f.Message, "strconv") || len(f.Fields) != 1 || f.Fields[0].Name != "after_sequence" {
+		t.Errorf("got %q %v", f.Message, f.Fields)
+	}
+}

@@ -1,11 +1,16 @@
 package app
 
 import (
+	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"bookworm/internal/personal"
 )
 
 func TestConfigReportsAllMistakesAtOnce(t *testing.T) {
@@ -85,5 +90,48 @@ func TestTheDoorsSettings(t *testing.T) {
 	}
 	if _, err := LoadConfig([]string{"BOOKWORM_TRUSTED_PROXIES=10.0.0.1"}); err == nil {
 		t.Error("an address was taken for a network")
+	}
+}
+
+// TestEverySecretMayComeFromAFile walks the settings that print as ***.
+func TestEverySecretMayComeFromAFile(t *testing.T) {
+	t.Parallel()
+	key := base64.StdEncoding.EncodeToString(make([]byte, personal.KeySize)) // good for all of them
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(key+"\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secrets := 0
+	config := reflect.TypeFor[Config]()
+	for i := range config.NumField() {
+		field := config.Field(i)
+		if field.Type != reflect.TypeFor[personal.Text]() {
+			continue
+		}
+		secrets++
+		name := "BOOKWORM_" + strings.Split(field.Tag.Get("env"), ",")[0]
+		c, err := LoadConfig([]string{name + "_FILE=" + file})
+		if got := reflect.ValueOf(c).Field(i).String(); err != nil || got != key {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
+		if text := fmt.Sprintf("%v %+v %#v", c, c, c); strings.Contains(text, key) {
+			t.Errorf("%s prints", name)
+		}
+	}
+	if secrets < 11 {
+		t.Errorf("walked %d secrets", secrets)
+	}
+}
+
+func TestStatusURLsAreChecked(t *testing.T) {
+	t.Parallel()
+	c, err := LoadConfig([]string{"BOOKWORM_STATUS_URLS=worker=http://worker:8080,relay=https://relay"})
+	if targets := c.targets(map[string]string{}); err != nil || len(targets) != 10 || targets[8].Name != "worker" || targets[8].Kind != "worker" || targets[9].URL != "https://relay" {
+		t.Errorf("got %v, %v", targets, err)
+	}
+	for _, bad := range []string{"worker", "=http://x", "worker=x:1", "worker=ftp://x"} {
+		if _, err := LoadConfig([]string{"BOOKWORM_STATUS_URLS=" + bad}); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
 	}
 }
