@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -22,9 +23,7 @@ func TestNoCallerOpensABreaker(t *testing.T) {
 	for name, spoil := range map[string]func(*http.Request){
 		"a method that is none": func(r *http.Request) { r.Method = "GE(T" },
 		"headers that leave no room": func(r *http.Request) {
-			for name, values := range large {
-				r.Header[name] = values
-			}
+			maps.Copy(r.Header, large)
 		},
 		"a long query and headers": func(r *http.Request) {
 			r.RequestURI = book + "?connect=v1&message=" + strings.Repeat("a", 62<<10)

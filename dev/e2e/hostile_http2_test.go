@@ -146,7 +146,7 @@ var hostileFrames = []struct {
 		}
 		for range 20_000 {
 			if err := c.WriteContinuation(1, false, block("x", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")); err != nil {
-				return nil //nolint:nilerr // it was cut, as it should be
+				return nil // it was cut, as it should be
 			}
 		}
 		return nil
