@@ -42,8 +42,8 @@ type Deps struct {
 	// FingerprintKey keys the fingerprints of requests; the same in every replica.
 	FingerprintKey personal.Text
 
-	Baskets  basketv1connect.BasketCheckoutServiceClient
-	Books    catalogv1connect.CatalogServiceClient
+	Baskets basketv1connect.BasketCheckoutServiceClient
+	Books   catalogv1connect.CatalogServiceClient
 	// PaymentWindow is how long a shopper may take to pay.
 	PaymentWindow time.Duration
 }
