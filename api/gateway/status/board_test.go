@@ -121,7 +121,7 @@ func TestTheLevels(t *testing.T) {
 	}
 	inAPI := new(*process)
 	for name, tc := range map[string]struct {
-		harm     func(api, worker *process)
+		change   func(api, worker *process)
 		code     int
 		overall  Level
 		services map[string]Level
@@ -152,7 +152,7 @@ func TestTheLevels(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			api, worker, board := theShop()
-			tc.harm(api, worker)
+			tc.change(api, worker)
 			if err := board.look(t.Context()); err != nil {
 				t.Fatal(err)
 			}

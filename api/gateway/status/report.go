@@ -203,24 +203,22 @@ func (b *Board) service(now time.Time, t Target, a answer) Service {
 		Name: t.Name, Kind: t.Kind, Status: OK, Checks: []Check{},
 		Essential: !slices.ContainsFunc(minor, func(name string) bool { return strings.Contains(t.Name, name) }),
 	}
-	switch {
-	case a.err == nil:
+	if a.err != nil {
+		s.Status = Down
+		if b.known[t.Kind+" "+t.Name] != Down {
+			b.logger.Warn("a part of the shop does not answer", "part", t.Name, "error", a.err)
+		}
+	} else {
 		b.fill(&s, now, t, a)
-	case b.known[t.Kind+" "+t.Name] == Down:
-		s.Status = Down
-	default:
-		s.Status = Down
-		b.logger.Warn("a part of the shop does not answer", "part", t.Name, "error", a.err)
 	}
 	s.Since = b.note(now, t.Kind+" "+t.Name, s.Status)
 	s.History = b.past[t.Kind+" "+t.Name].levels(now)
 	return s
 }
 
-// fill adds what a part says of itself and of what it depends on.
+// fill says what a process said that answered.
 func (b *Board) fill(s *Service, now time.Time, t Target, a answer) {
-	s.LatencyMillis = millis(a.took)
-	s.Version = a.report.Version
+	s.LatencyMillis, s.Version = millis(a.took), a.report.Version
 	if !a.report.Started.IsZero() {
 		s.UptimeSeconds = int64(now.Sub(a.report.Started).Seconds())
 	}
@@ -233,14 +231,17 @@ func (b *Board) fill(s *Service, now time.Time, t Target, a answer) {
 		}
 		state := a.report.Checks[name]
 		check := Check{Name: name, Status: OK, Optional: state.Optional, LatencyMillis: state.Millis, Since: state.Since.Truncate(time.Second)}
-		switch {
-		case state.Status == health.StatusOK:
-		case state.Status == health.StatusUnknown:
+		switch state.Status {
+		case health.StatusOK:
+		case health.StatusUnknown:
 			check.Status = Unknown
-		case state.Optional:
-			check.Status, s.Status = Down, worse(s.Status, Degraded)
 		default:
-			check.Status, s.Status = Down, Down
+			check.Status = Down
+			effect := Down
+			if state.Optional {
+				effect = Degraded
+			}
+			s.Status = worse(s.Status, effect)
 		}
 		s.Checks = append(s.Checks, check)
 	}
