@@ -101,7 +101,7 @@ func TestO2_RequestOfAnErasedShopperIsToldThatItsKeyIsUsed(t *testing.T) {
 	now := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	order, err := store.Create(t.Context(), ordering.Order{
 		ID: ordering.ID(subject, key), Subject: subject, Lines: lines, Totals: totals, Country: "US", Details: []byte("x"), CreatedAt: now,
-		Fingerprint: ordering.Fingerprint(encoded),
+		Fingerprint: ordering.Fingerprint("", encoded),
 	})
 	if err != nil {
 		t.Fatal(err)

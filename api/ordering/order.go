@@ -39,8 +39,11 @@ type Deps struct {
 	Orders   *ordering.Store
 	Temporal client.Client
 	Sealer   *personal.ShopperSealer
-	Baskets  basketv1connect.BasketCheckoutServiceClient
-	Books    catalogv1connect.CatalogServiceClient
+	// FingerprintKey keys the fingerprints of requests; the same in every replica.
+	FingerprintKey personal.Text
+
+	Baskets basketv1connect.BasketCheckoutServiceClient
+	Books   catalogv1connect.CatalogServiceClient
 	// PaymentWindow is how long a shopper may take to pay.
 	PaymentWindow time.Duration
 }
@@ -126,7 +129,7 @@ func (h *orders) PlaceOrder(ctx context.Context, req *orderingv1.PlaceOrderReque
 	if err != nil {
 		return nil, fmt.Errorf("fingerprint request: %w", err)
 	}
-	fingerprint := ordering.Fingerprint(encoded)
+	fingerprint := ordering.Fingerprint(h.FingerprintKey, encoded)
 
 	// The row outlives the workflow's retention, so it answers first. The basket and
 	// the shopper's key, which only a new order needs, are fetched beside it.

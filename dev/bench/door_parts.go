@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"bookworm/internal/identity"
+	"bookworm/internal/limit"
 	"bookworm/internal/redis"
 )
 
@@ -32,6 +34,11 @@ func (d *door) parts(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, cache.Close()) }()
+	limiter, err := limit.New(limit.Config{Redis: cache, Key: "a key of the benchmark", Meter: noop.Meter{}})
+	if err != nil {
+		return fmt.Errorf("make a limiter: %w", err)
+	}
+	browse := limit.Class{Name: "bench", Calls: 1_000_000}
 	verify := func(n int) error {
 		_, err := verifier.Verify(ctx, tokens[n])
 		return err
@@ -45,6 +52,12 @@ func (d *door) parts(ctx context.Context, out io.Writer) (err error) {
 	}{
 		{"a token seen for the first time", "<= 100", verify},
 		{"a token seen before", "<= 100", func(int) error { return verify(calls - 1) }},
+		{"a limit's decision", "<= 500", func(n int) error {
+			if decision := limiter.Take(ctx, browse, tokens[n%100]); !decision.Allowed {
+				return errors.New("refused")
+			}
+			return nil
+		}},
 		{"Redis, PING", "", func(int) error { return cache.Ping(ctx).Err() }},
 	} {
 		took := make([]time.Duration, 0, calls)

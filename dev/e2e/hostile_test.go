@@ -704,7 +704,7 @@ func (s *stage) settle(t *testing.T) map[string]string {
 	last := s.fingerprint(t)
 	same := 0
 	_, err := shopper.Await(ctx, func(context.Context) (int, error) {
-		now := s.fingerprint(t) //nolint:contextcheck // the test's own
+		now := s.fingerprint(t) //nolint:contextcheck // it is the test's
 		if same++; len(differences(last, now)) > 0 {
 			same = 0
 		}
@@ -735,7 +735,7 @@ func differences(before, after map[string]string) (changed []string) {
 // TestHostileRequests sends everything in hostile/ to a running shop. None may get a
 // 5xx, learn something that is not its business, or change a row; and the shop still
 // sells books afterwards.
-func TestHostileRequests(t *testing.T) { //nolint:paralleltest // its groups look at what each has changed, and the others wait, because it is timed
+func TestHostileRequests(t *testing.T) { //nolint:paralleltest // its groups look at what each has changed, one after the other
 	s := openStage(t)
 	requests, stored := loadHostile(t)
 	t.Logf("%d requests, and %d whose text may be kept", len(requests), len(stored))
@@ -768,7 +768,8 @@ func TestHostileRequests(t *testing.T) { //nolint:paralleltest // its groups loo
 			t.Errorf("one of these changed %s", changed)
 		}
 	})
-	t.Run("kept as text", func(t *testing.T) { s.sendAll(t, 1, stored) }) //nolint:paralleltest // one after the other, because they write the same review
+	// One after the other, because they write the same review.
+	t.Run("kept as text", func(t *testing.T) { s.sendAll(t, 1, stored) }) //nolint:paralleltest // as above
 	t.Logf("took %v", time.Since(began).Round(time.Millisecond))
 	s.stillSells(t)
 	s.loggedNothing(t)

@@ -61,12 +61,11 @@ type Request struct {
 // of a line with its id, one with its kind, and one for each step with context,
 // records, kept and note between tabs. Each line ends with a line feed.
 func Prove(id uuid.UUID, kind Kind, steps []Step) string {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s\n%s\n", id, kind)
+	lines := []string{id.String(), string(kind)}
 	for _, s := range steps {
-		fmt.Fprintf(&text, "%s\t%d\t%d\t%s\n", s.Context, s.Records, s.Kept, s.Note)
+		lines = append(lines, fmt.Sprintf("%s\t%d\t%d\t%s", s.Context, s.Records, s.Kept, s.Note))
 	}
-	sum := sha256.Sum256([]byte(text.String()))
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n") + "\n"))
 	return hex.EncodeToString(sum[:])
 }
 

@@ -3,6 +3,7 @@ package ordering
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -46,7 +47,7 @@ func order(t *testing.T, key string) Order {
 	}
 	return Order{
 		ID: ID("alice", key), Subject: "alice", Lines: lines, Totals: totals, Country: "US", Details: []byte("sealed"),
-		Fingerprint: Fingerprint([]byte(key)), BasketVersion: 3, CreatedAt: noon,
+		Fingerprint: Fingerprint("", []byte(key)), BasketVersion: 3, CreatedAt: noon,
 	}
 }
 
@@ -234,5 +235,18 @@ func TestA1_ListHoldsOnlyTheSubjectsOrdersInPages(t *testing.T) {
 	}
 	if slices.Sort(got); !slices.Equal(got, want) {
 		t.Errorf("pages hold %d orders, want %d", len(got), len(want))
+	}
+}
+
+func TestA3_FingerprintsSayNothingWithoutTheKey(t *testing.T) {
+	t.Parallel()
+	request := []byte("1 Main Street")
+	own := Fingerprint("a key", request)
+	if !bytes.Equal(own, Fingerprint("a key", request)) {
+		t.Error("the same request has two fingerprints")
+	}
+	plain := sha256.Sum256(request)
+	if bytes.Equal(own, plain[:]) || bytes.Equal(own, Fingerprint("another key", request)) || bytes.Equal(own, Fingerprint("a key", []byte("2 Main Street"))) {
+		t.Error("somebody who guesses the request can tell")
 	}
 }

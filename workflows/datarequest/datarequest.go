@@ -101,13 +101,14 @@ func (r *Run) Show(ctx workflow.Context, state compliance.State) error {
 
 // Describe tells operators where the request stands.
 func (r *Run) Describe(ctx workflow.Context, state string) {
-	var details strings.Builder
-	fmt.Fprintf(&details, "**%s** of request `%s`: %s\n\n| context | done | records | kept | note |\n|---|---|---|---|---|\n",
-		strings.ToLower(string(r.Request.Kind)), r.Request.ID, state)
-	for _, s := range r.Steps {
-		fmt.Fprintf(&details, "| %s | %t | %d | %d | %s |\n", s.Context, s.Done, s.Records, s.Kept, s.Note)
+	lines := []string{
+		fmt.Sprintf("**%s** of request `%s`: %s", strings.ToLower(string(r.Request.Kind)), r.Request.ID, state), "",
+		"| context | done | records | kept | note |", "|---|---|---|---|---|",
 	}
-	workflow.SetCurrentDetails(ctx, details.String())
+	for _, s := range r.Steps {
+		lines = append(lines, fmt.Sprintf("| %s | %t | %d | %d | %s |", s.Context, s.Done, s.Records, s.Kept, s.Note))
+	}
+	workflow.SetCurrentDetails(ctx, strings.Join(lines, "\n"))
 }
 
 // Proof returns the proof of what was done.

@@ -5,8 +5,6 @@ package retention
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -47,12 +45,11 @@ func Workflow(ctx workflow.Context) (map[string]map[string]int64, error) {
 }
 
 func show(ctx workflow.Context, deleted map[string]map[string]int64) {
-	var details strings.Builder
-	details.WriteString("| context | what | deleted |\n|---|---|---|\n")
-	for _, context := range slices.Sorted(maps.Keys(deleted)) {
-		for _, kind := range slices.Sorted(maps.Keys(deleted[context])) {
-			fmt.Fprintf(&details, "| %s | %s | %d |\n", context, kind, deleted[context][kind])
+	lines := []string{"| context | what | deleted |", "|---|---|---|"}
+	for _, context := range workflow.DeterministicKeys(deleted) {
+		for _, kind := range workflow.DeterministicKeys(deleted[context]) {
+			lines = append(lines, fmt.Sprintf("| %s | %s | %d |", context, kind, deleted[context][kind]))
 		}
 	}
-	workflow.SetCurrentDetails(ctx, details.String())
+	workflow.SetCurrentDetails(ctx, strings.Join(lines, "\n"))
 }

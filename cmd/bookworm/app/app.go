@@ -308,10 +308,14 @@ func registerOrdering(p *parts, server *connect.Server, _ *http.ServeMux) error 
 	if err != nil {
 		return err
 	}
+	fingerprintKey, err := p.derivedKey("order requests")
+	if err != nil {
+		return err
+	}
 	store := ordering.NewStore(db)
 	p.holders["ordering"] = &ordering.Personal{Orders: store, Open: sealer.Open}
 	orderingapi.Register(server, orderingapi.Deps{
-		Orders: store, Temporal: temporalClient, Sealer: sealer,
+		Orders: store, Temporal: temporalClient, Sealer: sealer, FingerprintKey: fingerprintKey,
 		Baskets: basketv1connect.NewBasketCheckoutServiceClient(p.client(p.config.BasketURL, p.tokens())),
 		Books:   catalogv1connect.NewCatalogServiceClient(p.client(p.config.CatalogURL, nil)),
 

@@ -196,7 +196,8 @@ func LoadConfig(environ []string) (Config, error) {
 		"ISSUER_URL": c.IssuerURL, "JWKS_URL": c.JWKSURL, "TOKEN_URL": c.TokenURL, "CATALOG_URL": c.CatalogURL, "BASKET_URL": c.BasketURL,
 		"ORDERING_URL": c.OrderingURL, "FINANCE_URL": c.FinanceURL, "NOTIFICATION_URL": c.NotificationURL, "STRIPE_URL": c.StripeURL,
 		"PAYMENT_RETURN_URL": c.PaymentReturnURL, "RATING_URL": c.RatingURL, "CHAT_URL": c.ChatURL, "COMPLIANCE_URL": c.ComplianceURL,
-		"OPENAI_BASE_URL": c.OpenAIBaseURL, "PUBLIC_URL": c.PublicURL,
+		"OPENAI_BASE_URL": c.OpenAIBaseURL,
+		"PUBLIC_URL":      c.PublicURL,
 	} {
 		if u, err := url.Parse(text); text != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
 			problems = append(problems, fmt.Errorf("%s%s is not an http or https address", prefix, name))

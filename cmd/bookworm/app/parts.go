@@ -356,12 +356,21 @@ func (p *parts) notifications() (*notification.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A key of its own: one key, one use.
-	key, err := hkdf.Key(sha256.New, []byte(p.config.PersonalDataKey), nil, "notification recipients", sha256.Size)
+	key, err := p.derivedKey("notification recipients")
 	if err != nil {
-		return nil, fmt.Errorf("derive the recipient key: %w", err)
+		return nil, err
 	}
-	return notification.NewStore(db, personal.Text(key))
+	return notification.NewStore(db, key)
+}
+
+// derivedKey returns a key for one use alone, made from the deployment's: one key,
+// one use (HKDF, RFC 5869).
+func (p *parts) derivedKey(use string) (personal.Text, error) {
+	key, err := hkdf.Key(sha256.New, []byte(p.config.PersonalDataKey), nil, use, sha256.Size)
+	if err != nil {
+		return "", fmt.Errorf("derive the key of %s: %w", use, err)
+	}
+	return personal.Text(key), nil
 }
 
 // serve answers on the listener, with the health of the process beside the given
