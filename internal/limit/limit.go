@@ -78,6 +78,7 @@ type Limiter struct {
 	alone     *local
 	breaker   *gobreaker.CircuitBreaker[taken]
 	key       []byte
+	timeout   time.Duration // redisTimeout, but in tests
 	decisions metric.Int64Counter
 	duration  metric.Float64Histogram
 }
@@ -107,7 +108,7 @@ func New(c Config) (*Limiter, error) {
 	}
 	return &Limiter{
 		redis: c.Redis, alone: alone, breaker: newBreaker(c.Logger), key: []byte(c.Key),
-		decisions: decisions, duration: duration,
+		timeout: redisTimeout, decisions: decisions, duration: duration,
 	}, nil
 }
 
@@ -182,7 +183,7 @@ type taken struct {
 }
 
 func (l *Limiter) ask(ctx context.Context, key string, class Class) (taken, error) {
-	timed, cancel := context.WithTimeout(ctx, redisTimeout)
+	timed, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	answer, err := take.Run(timed, l.redis, []string{keyPrefix + key}, class.interval().Microseconds(), Window.Microseconds()).Int64Slice()
 	switch {
