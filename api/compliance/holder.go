@@ -46,17 +46,26 @@ func (h personalData) ExportPersonalData(
 	}
 	answer := &compliancev1.ExportPersonalDataResponse{NextPageToken: next}
 	for _, section := range sections {
-		out := &compliancev1.DataSection{Context: req.GetContext(), Name: section.Name}
-		for _, record := range section.Records {
-			packed, err := structpb.NewStruct(record)
-			if err != nil {
-				return nil, fmt.Errorf("pack a record of %s: %w", section.Name, err)
-			}
-			out.Records = append(out.Records, packed)
+		packed, err := sectionProto(req.GetContext(), section.Name, section.Records)
+		if err != nil {
+			return nil, err
 		}
-		answer.Sections = append(answer.Sections, out)
+		answer.Sections = append(answer.Sections, packed)
 	}
 	return answer, nil
+}
+
+// sectionProto packs the records of one kind that a context has of a person.
+func sectionProto(from, name string, records []map[string]any) (*compliancev1.DataSection, error) {
+	section := &compliancev1.DataSection{Context: from, Name: name}
+	for _, record := range records {
+		packed, err := structpb.NewStruct(record)
+		if err != nil {
+			return nil, fmt.Errorf("pack a record of %s: %w", name, err)
+		}
+		section.Records = append(section.Records, packed)
+	}
+	return section, nil
 }
 
 // ErasePersonalData erases what a context has of a person.

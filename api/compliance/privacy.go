@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"bookworm/activities/notification"
@@ -119,15 +118,11 @@ func (h *privacy) DownloadExport(ctx context.Context, req *compliancev1.Download
 	}
 	answer := &compliancev1.DownloadExportResponse{Request: requestProto(request)}
 	for _, section := range sections {
-		out := &compliancev1.DataSection{Context: section.Context, Name: section.Name}
-		for _, record := range section.Records {
-			packed, err := structpb.NewStruct(record)
-			if err != nil {
-				return nil, fmt.Errorf("pack a record of %s: %w", section.Name, err)
-			}
-			out.Records = append(out.Records, packed)
+		packed, err := sectionProto(section.Context, section.Name, section.Records)
+		if err != nil {
+			return nil, err
 		}
-		answer.Sections = append(answer.Sections, out)
+		answer.Sections = append(answer.Sections, packed)
 	}
 	return answer, nil
 }
